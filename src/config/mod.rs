@@ -1,0 +1,4 @@
+//! What a caller tells us: the environment, connection sources, secrets. The only module that reads the environment.
+
+pub mod environment;
+pub mod secret;

@@ -1,0 +1,6 @@
+//! PostgreSQL: versions and tools, connections and sessions, the archive format of `pg_dump`.
+
+pub mod archive;
+pub mod conninfo;
+pub mod session;
+pub mod tools;

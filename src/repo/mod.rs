@@ -1,0 +1,1 @@
+//! What is stored: keys, manifests, the catalogue, intents, records.

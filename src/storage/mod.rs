@@ -1,0 +1,152 @@
+//! Objects: named, immutable byte strings in a directory, a bucket or memory.
+//!
+//! [`Storage`] is a contract that every backend keeps and one suite (`tests/storage.rs`) proves. What a backend cannot
+//! promise it does not imitate: nothing above this module leans on more than is written here.
+
+mod key;
+mod local;
+mod memory;
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+pub use key::{InvalidKey, Key, Prefix};
+// pub use local::LocalStorage;
+// pub use memory::{Fault, FaultyStorage, MemoryStorage};
+
+pub type Result<T, E = StorageError> = std::result::Result<T, E>;
+
+/// What a listing says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    pub key: Key,
+    pub size_bytes: u64,
+    /// When the object was stored, by the store's own clock.
+    pub modified: DateTime<Utc>,
+}
+
+/// Why a store did not do what it was asked. "Not found" is only ever the store's own answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The store answered that the object does not exist.
+    NotFound,
+    /// Create-only: an object of this name exists; it was not touched.
+    Exists,
+    /// Permission denied, wrong credentials, a file of another owner.
+    Denied,
+    /// No space, no inode, quota.
+    Full,
+    /// The store could not be asked, or its answer is unknown: the object may or may not have been changed.
+    Unavailable,
+    /// Any other answer that is an error.
+    Other,
+}
+
+/// A failed call, with the key it was made for. Becomes [`crate::error::Error`] of kind `Storage`.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} in {address}: {source}")]
+pub struct StorageError {
+    pub fault: Fault,
+    /// Verb and object: "create main/dumps/x.dump.zst".
+    pub action: String,
+    pub address: String,
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+#[async_trait]
+pub trait Storage: Send + Sync + Debug {
+    /// Where this is, as a user would type it; never contains a secret.
+    fn address(&self) -> &str;
+
+    /// Stores a whole object if the name is free, else fails with [`Fault::Exists`] and changes nothing.
+    /// When this returns `Ok` the object is durable under its final name; when it fails the object does not exist
+    /// under that name, except after [`Fault::Unavailable`], where it may exist whole. It never exists in part.
+    async fn create(&self, key: &Key, body: Bytes) -> Result<()>;
+
+    /// Stores a whole small object, replacing one of that name. Readers see the old or the new bytes, never a mix.
+    /// Only for objects that are states of something (a run record, an intent), never for data.
+    async fn replace(&self, key: &Key, body: Bytes) -> Result<()>;
+
+    /// Begins a large create-only object. Nothing is visible under `key` before [`ObjectWriter::finish`].
+    async fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>>;
+
+    /// Opens an object, whole or a range of it. A range that does not lie in the object is an error.
+    async fn read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Box<dyn ObjectReader>>;
+
+    /// Size and time of an object; [`Fault::NotFound`] only if the store said so.
+    async fn head(&self, key: &Key) -> Result<ObjectMeta>;
+
+    /// Every object whose key starts with `prefix` (whole path components), in ascending byte order of keys.
+    /// Complete or an error: a listing that broke off is never returned. A prefix without objects is an empty list.
+    /// Unfinished writes are not listed.
+    async fn list(&self, prefix: &Prefix) -> Result<Vec<ObjectMeta>>;
+
+    /// Removes an object durably. Removing an object that does not exist succeeds.
+    async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// The store's own clock, which ages objects of all hosts alike.
+    async fn now(&self) -> Result<DateTime<Utc>>;
+
+    /// Bytes that can still be stored, where the store can say.
+    async fn free_bytes(&self) -> Result<Option<u64>>;
+
+    /// Removes what interrupted writes of dead processes left behind under `prefix` and returns how many there were.
+    /// Never touches what a live process is writing.
+    async fn sweep_unfinished(&self, prefix: &Prefix) -> Result<usize>;
+
+    /// Reads a whole small object. Refuses one that is larger than `limit_bytes`.
+    async fn get(&self, key: &Key, limit_bytes: u64) -> Result<Bytes> {
+        let mut reader = self.read(key, None).await?;
+        let mut body = Vec::new();
+        while let Some(chunk) = reader.next().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() as u64 > limit_bytes {
+                return Err(StorageError {
+                    fault: Fault::Other,
+                    action: format!("read {key}"),
+                    address: self.address().to_owned(),
+                    source: format!("the object is larger than {limit_bytes} bytes").into(),
+                });
+            }
+        }
+        Ok(body.into())
+    }
+}
+
+/// A large object in the making. Dropping it unfinished leaves nothing under the key.
+#[async_trait]
+pub trait ObjectWriter: Send {
+    async fn write(&mut self, chunk: Bytes) -> Result<()>;
+
+    /// Makes the object visible and durable, if the name is still free. The size is what the store reports.
+    async fn finish(self: Box<Self>) -> Result<ObjectMeta>;
+
+    /// Gives up and removes what was written so far.
+    async fn abort(self: Box<Self>);
+}
+
+/// The bytes of an object, in order. The end is only reported when the store delivered every byte it announced.
+#[async_trait]
+pub trait ObjectReader: Send {
+    async fn next(&mut self) -> Result<Option<Bytes>>;
+}
+
+impl From<StorageError> for crate::error::Error {
+    fn from(error: StorageError) -> Self {
+        let hint = match error.fault {
+            Fault::Full => Some("free some space, or store elsewhere with --repo"),
+            Fault::Denied => Some("check the owner and the rights of the repository"),
+            _ => None,
+        };
+        let converted = Self::new(crate::error::Kind::Storage, format!("{} in {}", error.action, error.address))
+            .because(error.source);
+        match hint {
+            Some(hint) => converted.hint(hint),
+            None => converted,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Bytes in motion: compression in blocks on several threads, each block proven by decoding it again.
