@@ -1,1 +1,326 @@
+//! Running other programs.
+//!
+//! A child gets exactly the environment it is given, no secret in its arguments, its own process group (a Ctrl-C at the
+//! terminal reaches it through us, once) and a death signal: when this process is killed, the kernel ends the child.
+//! Its standard error is read all the time, so that it can never block on it, and kept within a bound.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::ChildStderr;
+use tokio::task::JoinHandle;
+
+use crate::error::{Doing, Error, Kind, Result};
+
+/// Lines of standard error that are kept: the first and the last of them, since the cause is in one of the two.
+const KEPT_LINES: usize = 200;
+/// Bytes of one line that are kept.
+const KEPT_LINE_BYTES: usize = 4096;
+/// How long a child may take to end after SIGTERM before it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A pipe of the size that an unprivileged process may ask for: fewer switches between the two ends.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// What to run.
+#[derive(Debug)]
+pub struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    environment: BTreeMap<OsString, OsString>,
+}
+
+impl Program {
+    /// `environment` is the whole environment of the child; nothing is inherited.
+    pub fn new(path: impl Into<PathBuf>, environment: BTreeMap<OsString, OsString>) -> Self {
+        Self { path: path.into(), arguments: Vec::new(), environment }
+    }
+
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    pub fn args<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// The name without its directory, as messages say it.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// The command as it could be typed, for logs and plans. Arguments never hold secrets.
+    pub fn command_line(&self) -> String {
+        let words = std::iter::once(self.path.as_os_str()).chain(self.arguments.iter().map(OsString::as_os_str));
+        words.map(shell_word).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Starts the program with its standard output on a pipe, whose reading end is returned for blocking reads.
+    pub fn spawn_piped(self) -> Result<(Child, File)> {
+        let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .doing(Kind::Unexpected, || format!("open a pipe for {}", self.name()))?;
+        // A smaller pipe is slower, nothing else: the limit of the user's pipes may be reached.
+        let _ = rustix::pipe::fcntl_setpipe_size(&read_end, PIPE_BYTES);
+        let child = self.spawn(Stdio::null(), Stdio::from(write_end))?;
+        Ok((child, File::from(read_end)))
+    }
+
+    /// Starts the program without input and throws its standard output away.
+    pub fn spawn_quiet(self) -> Result<Child> {
+        self.spawn(Stdio::null(), Stdio::null())
+    }
+
+    /// Runs the program to its end and returns its standard output, at most `limit_bytes` of it.
+    pub async fn output(self, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
+        let name = self.name();
+        let (child, stdout) = self.spawn_piped()?;
+        let mut stdout = tokio::fs::File::from_std(stdout).take(limit_bytes + 1);
+        let mut output = Vec::new();
+        stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
+        if output.len() as u64 > limit_bytes {
+            child.terminate().await;
+            return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+        }
+        Ok((output, child.wait().await?))
+    }
+
+    /// The death signal follows the *thread* that spawns, so this is called from tasks of the runtime, whose threads
+    /// live as long as the process, and never from a blocking thread.
+    fn spawn(self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
+        let name = self.name();
+        let mut command = tokio::process::Command::new(&self.path);
+        command.args(&self.arguments).env_clear().envs(&self.environment);
+        command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        end_with_parent(&mut command);
+        let mut inner = command.spawn().map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::new(Kind::MissingProgram, format!("Missing command: {name}"))
+                .because(format!("{} does not exist", self.path.display()))
+                .hint("install the PostgreSQL client programs, or name their directory with --bin-dir"),
+            _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
+        })?;
+        let stderr = inner.stderr.take().map(|stderr| tokio::spawn(collect(stderr)));
+        Ok(Child { name, inner, stderr })
+    }
+}
+
+/// Asks the kernel to send the child SIGTERM when its parent dies: the PostgreSQL tools then cancel their queries.
+#[allow(unsafe_code)]
+fn end_with_parent(command: &mut tokio::process::Command) {
+    // SAFETY: between fork and exec only prctl and getppid are called, which are plain system calls: no allocation,
+    // no lock, no memory shared with the parent is touched.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            // The parent may have died before the request: then init is the parent already.
+            if rustix::process::getppid() == Some(Pid::INIT) {
+                return Err(std::io::Error::other("the parent process is gone"));
+            }
+            Ok(())
+        });
+    }
+}
+
+/// A running program. Dropped before its end, it is killed.
+#[derive(Debug)]
+pub struct Child {
+    name: String,
+    inner: tokio::process::Child,
+    stderr: Option<JoinHandle<Vec<String>>>,
+}
+
+impl Child {
+    /// Waits for the end of the program and of its standard error.
+    pub async fn wait(mut self) -> Result<Exit> {
+        let status = self.inner.wait().await.doing(Kind::Unexpected, || format!("wait for {}", self.name))?;
+        Ok(Exit { program: self.name.clone(), status, stderr: self.collected().await })
+    }
+
+    /// Ends the program: SIGTERM to its process group, SIGKILL if that takes too long.
+    pub async fn terminate(mut self) -> Vec<String> {
+        if let Some(group) = self.inner.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            // A group that is gone already is what was wanted.
+            let _ = rustix::process::kill_process_group(group, Signal::TERM);
+            if tokio::time::timeout(PATIENCE, self.inner.wait()).await.is_err() {
+                let _ = rustix::process::kill_process_group(group, Signal::KILL);
+                let _ = self.inner.wait().await;
+            }
+        }
+        self.collected().await
+    }
+
+    async fn collected(&mut self) -> Vec<String> {
+        match self.stderr.take() {
+            // A grandchild may hold the pipe open: what was said until then is enough.
+            Some(mut task) => match tokio::time::timeout(PATIENCE, &mut task).await {
+                Ok(lines) => lines.unwrap_or_default(),
+                Err(_) => {
+                    task.abort();
+                    Vec::new()
+                }
+            },
+            None => Vec::new(),
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Exit {
+    pub program: String,
+    pub status: ExitStatus,
+    /// What it said on standard error, line by line.
+    pub stderr: Vec<String>,
+}
+
+impl Exit {
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// `exit code 1` or `signal 9`.
+    pub fn reason(&self) -> String {
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "unknown status".to_owned(),
+        }
+    }
+
+    /// The program's own words: its last lines, joined.
+    pub fn words(&self) -> String {
+        let tail = self.stderr.len().saturating_sub(12);
+        self.stderr[tail..].join("; ")
+    }
+
+    /// `Ok` if the program ended with 0, else an error in its own words.
+    pub fn check(self) -> Result<Vec<String>> {
+        if self.success() {
+            return Ok(self.stderr);
+        }
+        let error = Error::new(Kind::Tool, format!("{} ended with {}", self.program, self.reason()));
+        Err(match self.words() {
+            words if words.is_empty() => error,
+            words => error.because(words),
+        })
+    }
+}
+
+async fn collect(stderr: ChildStderr) -> Vec<String> {
+    let mut reader = BufReader::new(stderr);
+    let mut lines = Vec::new();
+    let mut left_out = 0usize;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // A line without an end is taken in pieces, so that a child cannot fill our memory.
+        match (&mut reader).take(KEPT_LINE_BYTES as u64).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if text.is_empty() {
+            continue;
+        }
+        tracing::debug!(target: "pgkeep::child", "{text}");
+        if lines.len() == KEPT_LINES {
+            lines.remove(KEPT_LINES / 2);
+            left_out += 1;
+        }
+        lines.push(text);
+    }
+    if left_out > 0 {
+        lines.insert(KEPT_LINES / 2, format!("({left_out} more lines left out here)"));
+    }
+    lines
+}
+
+/// `word` as a shell would have to be given it.
+pub fn shell_word(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The file of this name in one of `directories` that may be executed.
+pub fn find_program(name: &str, directories: &[PathBuf]) -> Option<PathBuf> {
+    let executable = |path: &Path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+    directories.iter().map(|directory| directory.join(name)).find(|path| executable(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Program {
+        Program::new("/bin/sh", BTreeMap::new()).arg("-c").arg(script)
+    }
+
+    #[tokio::test]
+    async fn output_and_words_of_a_program_are_kept_apart() {
+        let (out, exit) = shell("echo answer; echo trouble >&2; exit 3").output(100).await.unwrap();
+        assert_eq!(out, b"answer\n");
+        let error = exit.check().unwrap_err();
+        assert_eq!(error.kind, Kind::Tool);
+        assert_eq!(error.to_string(), "sh ended with exit code 3: trouble");
+    }
+
+    #[tokio::test]
+    async fn a_talkative_program_neither_blocks_nor_fills_memory() {
+        let exit = shell("i=0; while [ $i -lt 3000 ]; do echo line $i >&2; i=$((i+1)); done")
+            .spawn_quiet()
+            .unwrap()
+            .wait()
+            .await
+            .unwrap();
+        assert_eq!(exit.stderr.first().unwrap(), "line 0");
+        assert_eq!(exit.stderr.last().unwrap(), "line 2999");
+        assert!(exit.stderr.len() <= KEPT_LINES + 1);
+        assert!(exit.stderr.iter().any(|line| line.contains("left out")));
+    }
+
+    #[tokio::test]
+    async fn nothing_of_our_environment_reaches_a_child() {
+        let (out, _) = Program::new("/usr/bin/env", BTreeMap::new()).output(10_000).await.unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_named() {
+        let error = Program::new("/nowhere/pg_dump", BTreeMap::new()).spawn_quiet().unwrap_err();
+        assert_eq!(error.kind, Kind::MissingProgram);
+        assert!(error.to_string().starts_with("Missing command: pg_dump"));
+    }
+
+    #[tokio::test]
+    async fn terminating_ends_the_whole_group() {
+        let (child, mut stdout) = shell("sleep 1000 & echo $!; wait").spawn_piped().unwrap();
+        let mut line = [0; 16];
+        let read = std::io::Read::read(&mut stdout, &mut line).unwrap();
+        let sleeper: i32 = std::str::from_utf8(&line[..read]).unwrap().trim().parse().unwrap();
+        child.terminate().await;
+        // Once the group is gone nobody holds the writing end of the pipe: the read ends.
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "still running: {stat}");
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell_only_when_they_must_be() {
+        assert_eq!(shell_word(OsStr::new("--format=custom")), "--format=custom");
+        assert_eq!(shell_word(OsStr::new("it's")), r"'it'\''s'");
+        assert_eq!(shell_word(OsStr::new("")), "''");
+    }
+}

@@ -1,1 +1,182 @@
+//! The PostgreSQL client programs: which are installed, which fits a server.
+//!
+//! A client older than the server refuses to dump, or worse; a newer one always can. So the newest `pg_dump` at or
+//! above the server's major version is used, of `bin_dir`, `PATH` and Debian's `/usr/lib/postgresql/*/bin`.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+use crate::process::{Program, find_program};
+
+/// Where Debian and Ubuntu install the real programs; `/usr/bin/pg_dump` there is a wrapper with rules of its own.
+const DEBIAN: &str = "/usr/lib/postgresql";
+
+/// A version as the programs print it: `15.18`, `19devel`, `18beta1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolVersion {
+    pub major: u32,
+    /// `None` for a development version or a beta.
+    pub minor: Option<u32>,
+    /// As printed, without the program's name: `15.18 (Debian 15.18-0+deb12u1)`.
+    pub text: String,
+}
+
+impl ToolVersion {
+    /// Reads the line that `pg_dump --version` prints: `pg_dump (PostgreSQL) 15.18 (Debian …)`.
+    pub fn parse(line: &str) -> Option<Self> {
+        let text = line.trim().split_once(") ")?.1.trim();
+        let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+        let major = digits(text);
+        let minor = text[major.len()..].strip_prefix('.').and_then(|rest| digits(rest).parse().ok());
+        Some(Self { major: major.parse().ok()?, minor, text: text.to_owned() })
+    }
+
+    /// The first minor version of this major that is safe to read foreign archives with, if this one is older.
+    ///
+    /// The fixed problems let the owner of an object in the *dumped* database run commands where the dump is made or
+    /// restored: CVE-2025-8714, CVE-2025-8715, CVE-2026-18408 and CVE-2026-116314 (postgresql.org/support/security).
+    pub fn outdated(&self) -> Option<String> {
+        let safe = match self.major {
+            18 => 7,
+            17 => 12,
+            16 => 16,
+            15 => 20,
+            14 => 25,
+            _ => return None,
+        };
+        (self.minor? < safe).then(|| format!("{}.{safe}", self.major))
+    }
+}
+
+impl fmt::Display for ToolVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// One directory with client programs of one version.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    directory: PathBuf,
+    pub version: ToolVersion,
+}
+
+impl Tools {
+    /// The path of one of the programs, or the error that names it.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        find_program(name, std::slice::from_ref(&self.directory))
+            .ok_or_else(|| missing(name).because(format!("{} does not have it", self.directory.display())))
+    }
+}
+
+/// Where to look for client programs.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// `--bin-dir`: this directory and no other.
+    pub bin_dir: Option<PathBuf>,
+    /// The directories of `PATH`.
+    pub path: Vec<PathBuf>,
+}
+
+impl Search {
+    fn directories(&self) -> Vec<PathBuf> {
+        if let Some(directory) = &self.bin_dir {
+            return vec![directory.clone()];
+        }
+        let mut directories: Vec<PathBuf> = self.path.iter().filter(|dir| !is_wrapped(dir)).cloned().collect();
+        if let Ok(versions) = std::fs::read_dir(DEBIAN) {
+            directories.extend(versions.flatten().map(|version| version.path().join("bin")));
+        }
+        directories
+    }
+
+    /// Every installed set of client programs, newest first.
+    pub async fn installed(&self) -> Vec<Tools> {
+        let mut found: Vec<Tools> = Vec::new();
+        for directory in self.directories() {
+            let Some(pg_dump) = find_program("pg_dump", std::slice::from_ref(&directory)) else { continue };
+            if let Some(version) = version_of(&pg_dump).await {
+                found.push(Tools { directory, version });
+            }
+        }
+        // Stable: of two sets of one version the one that PATH names first stays first.
+        found.sort_by_key(|tools| std::cmp::Reverse((tools.version.major, tools.version.minor)));
+        found
+    }
+
+    /// The newest client that may dump or restore a server of this major version.
+    pub async fn for_server(&self, server_major: u32) -> Result<Tools> {
+        let installed = self.installed().await;
+        let Some(newest) = installed.first() else {
+            return Err(missing("pg_dump").because(match &self.bin_dir {
+                Some(directory) => format!("{} has no pg_dump that answers --version", directory.display()),
+                None => "neither PATH nor /usr/lib/postgresql/*/bin has it".to_owned(),
+            }));
+        };
+        if newest.version.major < server_major {
+            return Err(Error::new(
+                Kind::MissingProgram,
+                format!(
+                    "the newest pg_dump found is {} ({}), the server is PostgreSQL {server_major}",
+                    newest.version,
+                    newest.directory.display()
+                ),
+            )
+            .hint(format!("install postgresql-client-{server_major} or newer, or name its directory with --bin-dir")));
+        }
+        Ok(newest.clone())
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::new(Kind::MissingProgram, format!("Missing command: {name}"))
+        .hint("install the PostgreSQL client programs (apt-get install postgresql-client), or use --bin-dir")
+}
+
+/// Debian's wrapper picks a version by the user's own settings and needs Perl; the real programs are found beside it.
+fn is_wrapped(directory: &Path) -> bool {
+    std::fs::canonicalize(directory.join("pg_dump")).is_ok_and(|real| real.ends_with("pg_wrapper"))
+}
+
+async fn version_of(program: &Path) -> Option<ToolVersion> {
+    let environment = BTreeMap::from([(OsString::from("LC_ALL"), OsString::from("C"))]);
+    let (output, exit) = Program::new(program, environment).arg("--version").output(4096).await.ok()?;
+    exit.success().then(|| ToolVersion::parse(&String::from_utf8_lossy(&output)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_as_programs_print_them() {
+        let debian = ToolVersion::parse("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n").unwrap();
+        assert_eq!((debian.major, debian.minor), (15, Some(18)));
+        assert_eq!(debian.to_string(), "15.18 (Debian 15.18-0+deb12u1)");
+        assert_eq!(debian.outdated(), Some("15.20".to_owned()));
+        let devel = ToolVersion::parse("pg_dump (PostgreSQL) 19devel").unwrap();
+        assert_eq!((devel.major, devel.minor), (19, None));
+        assert_eq!(devel.outdated(), None);
+        assert_eq!(ToolVersion::parse("something else"), None);
+        assert_eq!(ToolVersion::parse("x (y) z"), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_newer_than_every_client_is_refused_by_name() {
+        let error = Search::default().for_server(9_999).await.unwrap_err();
+        assert_eq!(error.kind, Kind::MissingProgram);
+        let text = error.to_string();
+        assert!(text.contains("9999") || text.contains("Missing command: pg_dump"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_bin_dir_without_programs_is_named() {
+        let empty = tempfile::tempdir().unwrap();
+        let search = Search { bin_dir: Some(empty.path().to_owned()), path: vec!["/usr/bin".into()] };
+        let text = search.for_server(15).await.unwrap_err().to_string();
+        assert!(text.contains(&empty.path().display().to_string()), "{text}");
+    }
+}
