@@ -138,6 +138,18 @@ impl fmt::Debug for Error {
     }
 }
 
+/// `{"kind":"connect","message":"…","hint":"…"}`, as every JSON document shows an error.
+impl Serialize for Error {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct as _;
+        let mut object = serializer.serialize_struct("Error", 3)?;
+        object.serialize_field("kind", &self.kind)?;
+        object.serialize_field("message", &self.to_string())?;
+        object.serialize_field("hint", &self.next_step())?;
+        object.end()
+    }
+}
+
 // The chain is already in `Display`: returning it from `source` would print causes twice.
 impl StdError for Error {}
 

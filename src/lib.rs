@@ -8,7 +8,7 @@
 //! repo/                        what is stored: keys, manifests, catalogue, intents, records
 //! pg/     storage/   stream/   PostgreSQL | objects | bytes in motion (siblings)
 //! config/                      addresses, connection sources, secrets
-//! error process progress clock digest
+//! error interrupt process progress clock digest
 //! ```
 //!
 //! The library never prints, exits, reads the environment outside `config`, or takes the time from anything but
@@ -18,10 +18,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod clock;
-pub mod command;
+//pub mod command;
 pub mod config;
 pub mod digest;
 pub mod error;
+pub mod interrupt;
 pub mod pg;
 pub mod process;
 pub mod progress;

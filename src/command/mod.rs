@@ -1,1 +1,111 @@
-//! One module per verb.
+//! One module per verb. A verb is a short story of named steps: typed arguments become `Options`, then a `Plan` (reads
+//! only, printable, the dry run), then an [`Outcome`].
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::clock::Clock;
+use crate::config::environment::Environment;
+use crate::error::{Error, Kind};
+use crate::interrupt::Interrupt;
+use crate::progress::Monitor;
+use crate::repo::state::StateDirectory;
+
+/// What every verb is given by its caller.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub clock: Arc<dyn Clock>,
+    pub monitor: Arc<dyn Monitor>,
+    pub interrupt: Interrupt,
+    pub environment: Environment,
+    pub state: StateDirectory,
+    /// The name of this host, as it goes into names of backups.
+    pub host: String,
+}
+
+/// How one item, or a whole command, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Ok,
+    Partial,
+    Failed,
+    NotVerified,
+}
+
+/// What a command did: its items, what its user should know, and the error that decides the exit code.
+#[derive(Debug)]
+pub struct Outcome<I> {
+    pub items: Vec<I>,
+    pub warnings: Vec<String>,
+    pub error: Option<Error>,
+}
+
+/// An item of an outcome that may have failed on its own.
+pub trait Item {
+    fn error(&self) -> Option<&Error>;
+    /// The id or name of the item, for the sentence that counts failures.
+    fn name(&self) -> &str;
+}
+
+impl<I: Item> Outcome<I> {
+    /// Judges a command by its items: the common kind if all failed alike, `Partial` if any succeeded.
+    pub fn of(items: Vec<I>, warnings: Vec<String>) -> Self {
+        let error = overall(&items);
+        Self { items, warnings, error }
+    }
+}
+
+fn overall<I: Item>(items: &[I]) -> Option<Error> {
+    let failed: Vec<(&str, &Error)> = items.iter().filter_map(|item| Some((item.name(), item.error()?))).collect();
+    let (_, first) = failed.first()?;
+    let stopped = failed.iter().map(|(_, error)| error.kind).find(|kind| matches!(kind, Kind::Interrupted | Kind::Terminated));
+    let kind = match stopped {
+        Some(kind) => kind,
+        None if failed.len() < items.len() => Kind::Partial,
+        None if failed.iter().all(|(_, error)| error.kind == first.kind) => first.kind,
+        None => Kind::Unexpected,
+    };
+    if let ([_], [(_, only)]) = (items, failed.as_slice()) {
+        let error = Error::new(only.kind, only.to_string());
+        return Some(match only.next_step() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        });
+    }
+    let names: Vec<String> = failed.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+    Some(Error::new(kind, format!("{} of {} failed ({})", failed.len(), items.len(), names.join("; "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Case(Option<Error>);
+
+    impl Item for Case {
+        fn error(&self) -> Option<&Error> {
+            self.0.as_ref()
+        }
+        fn name(&self) -> &str {
+            "case"
+        }
+    }
+
+    fn kind_of(cases: &[Option<Kind>]) -> Option<Kind> {
+        let items: Vec<Case> = cases.iter().map(|kind| Case(kind.map(|kind| Error::new(kind, "fails")))).collect();
+        overall(&items).map(|error| error.kind)
+    }
+
+    #[test]
+    fn the_exit_code_of_several_items() {
+        use Kind::{Connect, Partial, Terminated, Tool, Unexpected};
+        assert_eq!(kind_of(&[None, None]), None);
+        assert_eq!(kind_of(&[Some(Tool)]), Some(Tool));
+        assert_eq!(kind_of(&[Some(Tool), Some(Tool)]), Some(Tool));
+        assert_eq!(kind_of(&[Some(Tool), Some(Connect)]), Some(Unexpected));
+        assert_eq!(kind_of(&[Some(Tool), None]), Some(Partial));
+        assert_eq!(kind_of(&[None, Some(Terminated)]), Some(Terminated));
+    }
+}

@@ -2,5 +2,6 @@
 
 pub mod archive;
 pub mod conninfo;
+pub mod database;
 pub mod session;
 pub mod tools;

@@ -1,0 +1,11 @@
+//! The command line: what can be typed, and nothing of what it does.
+
+mod arguments;
+mod completion;
+mod output;
+mod progress;
+mod run;
+mod signals;
+mod verbs;
+
+pub use run::main;

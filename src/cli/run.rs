@@ -1,0 +1,271 @@
+//! From typed words to an exit code: options, the command, its outcome, what is printed.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use clap_complete::CompleteEnv;
+use pgkeep::clock::{Clock as _, SystemClock};
+use pgkeep::command::{Context, Outcome};
+use pgkeep::config::environment::Environment;
+use pgkeep::error::{Doing as _, Error, Kind, Result};
+use pgkeep::interrupt::Interrupt;
+use pgkeep::repo::state::StateDirectory;
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use super::arguments::{Cli, Common, RestoreVerb, Verb};
+use super::output::{self, Told};
+use super::{progress, signals, verbs};
+
+/// The variable by which a shell asks for completions.
+const COMPLETE: &str = "PGKEEP_COMPLETE";
+
+pub fn main() -> ExitCode {
+    CompleteEnv::with_factory(Cli::command).var(COMPLETE).bin("pgkeep").completer("pgkeep").complete();
+    harden();
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = match parse(&words) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let exit = std::panic::catch_unwind(|| start(cli));
+    exit.unwrap_or_else(|_| {
+        eprintln!("hint: this is a defect of pgkeep; nothing counts as stored that was not reported as stored");
+        ExitCode::from(Kind::Unexpected.exit_code())
+    })
+}
+
+/// Nothing we write is readable by others, and no core dump holds what was in memory.
+fn harden() {
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // A host that forbids it has forbidden core dumps in its own way.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+/// The typed tree, or the exit code of what clap has already printed.
+fn parse(words: &[std::ffi::OsString]) -> std::result::Result<Cli, ExitCode> {
+    let started_at = SystemClock.now();
+    Cli::command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+        let wants_json = words.iter().any(|word| word == "--json");
+        if !(wants_json && error.use_stderr()) {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        let text = error.to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text).lines().next().unwrap_or_default().to_owned();
+        let command = words.get(1).map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+        let error = Error::usage(message).hint(format!("pgkeep {command} --help").replace("  ", " "));
+        Told { command: &command, started_at, duration_seconds: 0.0 }.json(serde_json::json!([]), &[], Some(&error));
+        ExitCode::from(Kind::Usage.exit_code())
+    })
+}
+
+fn start(cli: Cli) -> ExitCode {
+    match cli.verb {
+        Verb::Completions { shell } => finish_plain("print completions", completions(&shell)),
+        Verb::Man => finish_plain("print the manual page", manual()),
+        verb => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => {
+                    let code = runtime.block_on(command(cli.common, verb));
+                    // A blocking read of a store that hangs must not keep the process.
+                    runtime.shutdown_background();
+                    code
+                }
+                Err(error) => {
+                    finish_plain("start", Err(Error::new(Kind::Unexpected, "start the runtime").because(error)))
+                }
+            }
+        }
+    }
+}
+
+fn finish_plain(action: &str, done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(action, &error);
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+/// One command, from its options to its exit code.
+async fn command(common: Common, verb: Verb) -> ExitCode {
+    let clock = SystemClock;
+    let (started_at, stopwatch) = (clock.now(), Instant::now());
+    let mut screen = Screen { json: common.json, quiet: common.quiet, command: name_of(&verb), started_at, stopwatch };
+    let context = match context(&common, screen.shows_progress()) {
+        Ok(context) => context,
+        Err(error) => return screen.fail(&error),
+    };
+    match verb {
+        Verb::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
+        Verb::Restore(RestoreVerb::Dump(args)) => verbs::restore_dump(&mut screen, &context, &common, args).await,
+        Verb::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
+        Verb::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
+        Verb::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
+        Verb::Completions { .. } | Verb::Man => ExitCode::SUCCESS,
+    }
+}
+
+fn name_of(verb: &Verb) -> &'static str {
+    match verb {
+        Verb::Dump(_) => "dump",
+        Verb::Restore(RestoreVerb::Dump(_)) => "restore dump",
+        Verb::Verify(_) => "verify",
+        Verb::Report(_) => "report",
+        Verb::Check(_) => "check",
+        Verb::Completions { .. } => "completions",
+        Verb::Man => "man",
+    }
+}
+
+fn context(common: &Common, shows_progress: bool) -> Result<Context> {
+    let interrupt = Interrupt::default();
+    signals::listen(interrupt.clone()).doing(Kind::Unexpected, || "listen for signals")?;
+    let how = if shows_progress { common.progress } else { super::arguments::Progress::None };
+    let (monitor, bars) = progress::monitor(how, std::io::stderr().is_terminal());
+    log_to_stderr(common, bars);
+    let environment = Environment::of_process();
+    let state = StateDirectory::locate(&environment)?;
+    let host = rustix::system::uname().nodename().to_string_lossy().split('.').next().unwrap_or_default().to_owned();
+    Ok(Context { clock: Arc::new(SystemClock), monitor, interrupt, environment, state, host })
+}
+
+/// Log lines go to standard error, above the bars if there are any.
+fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "pgkeep=info,warn",
+        (false, 2) => "pgkeep=debug,info",
+        (false, _) => "trace",
+    };
+    let writer = move || output::AboveBars(bars.clone());
+    // A second subscriber in one process is refused; the first one stands.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(level))
+        .with_writer(writer)
+        .with_ansi(false)
+        .with_target(false)
+        .try_init();
+}
+
+/// How the answer of a command reaches its caller.
+pub struct Screen {
+    json: bool,
+    quiet: bool,
+    command: &'static str,
+    started_at: chrono::DateTime<chrono::Utc>,
+    stopwatch: Instant,
+}
+
+impl Screen {
+    fn shows_progress(&self) -> bool {
+        !self.quiet
+    }
+
+    fn told(&self) -> Told<'_> {
+        Told {
+            command: self.command,
+            started_at: self.started_at,
+            duration_seconds: self.stopwatch.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// The command failed before it had items.
+    pub fn fail(&self, error: &Error) -> ExitCode {
+        if self.json {
+            self.told().json(serde_json::json!([]), &[], Some(error));
+        }
+        output::complain(self.command, error);
+        ExitCode::from(error.kind.exit_code())
+    }
+
+    /// The command came to its end: prints what it did, as text or as the document, and gives the exit code.
+    pub fn finish<I: Serialize>(&self, outcome: &Outcome<I>, text: impl FnOnce(&Outcome<I>) -> String) -> ExitCode {
+        if self.json {
+            let items = serde_json::to_value(&outcome.items).unwrap_or_default();
+            self.told().json(items, &outcome.warnings, outcome.error.as_ref());
+        } else {
+            let text = text(outcome);
+            if !text.is_empty() && !(self.quiet && outcome.error.is_none() && self.is_action()) {
+                output::print(&text);
+            }
+        }
+        if !self.quiet {
+            outcome.warnings.iter().for_each(|warning| output::warn(warning));
+        }
+        match &outcome.error {
+            None => ExitCode::SUCCESS,
+            Some(error) => {
+                output::complain(self.command, error);
+                ExitCode::from(error.kind.exit_code())
+            }
+        }
+    }
+
+    /// Commands that do something can be quiet about success; those that answer a question cannot.
+    fn is_action(&self) -> bool {
+        !matches!(self.command, "report" | "check")
+    }
+
+    /// Prints something before the work begins, such as the target of a restore.
+    pub fn announce(&self, text: &str) {
+        if !self.quiet && !self.json {
+            eprintln!("{}", text.trim_end());
+        }
+    }
+}
+
+fn completions(shell: &str) -> Result<()> {
+    let shells = clap_complete::env::Shells::builtins();
+    let completer =
+        shells.completer(shell).ok_or_else(|| Error::usage(format!("there are no completions for {shell:?}")))?;
+    completer
+        .write_registration(COMPLETE, "pgkeep", "pgkeep", "pgkeep", &mut std::io::stdout().lock())
+        .doing(Kind::Unexpected, || "write the completions")
+}
+
+fn manual() -> Result<()> {
+    let command = Cli::command();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page).doing(Kind::Unexpected, || "render the manual page")?;
+    for verb in command.get_subcommands() {
+        subcommand_page(verb, "pgkeep", &mut page).doing(Kind::Unexpected, || "render the manual page")?;
+    }
+    output::print(&String::from_utf8_lossy(&page));
+    Ok(())
+}
+
+/// The synopsis, options and examples of a verb, one section after the other in one page.
+fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let name = format!("{parent} {}", verb.get_name());
+    let verb = verb.clone().bin_name(name.clone());
+    writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
+    let mut part = Vec::new();
+    let man = clap_mangen::Man::new(verb.clone());
+    man.render_description_section(&mut part)?;
+    man.render_synopsis_section(&mut part)?;
+    man.render_options_section(&mut part)?;
+    if verb.get_after_help().is_some() {
+        man.render_extra_section(&mut part)?;
+    }
+    // Sections of a verb are sub-sections of the page.
+    page.extend(String::from_utf8_lossy(&part).replace(".SH ", ".SS ").into_bytes());
+    verb.get_subcommands().try_for_each(|sub| subcommand_page(sub, &name, page))
+}
+
+/// Backup ids of a repository with their finish times, for the completion of a shell; nothing if it cannot be asked.
+pub fn ids_of(address: &str) -> Vec<(String, String)> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    runtime.block_on(verbs::ids_of(address)).unwrap_or_default()
+}
