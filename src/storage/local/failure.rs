@@ -83,3 +83,26 @@ impl<T, E: Into<Failure>> Step<T> for std::result::Result<T, E> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_number_is_judged_and_never_read_as_not_found() {
+        for (errno, fault) in [
+            (Errno::NOSPC, Fault::Full),
+            (Errno::DQUOT, Fault::Full),
+            (Errno::FBIG, Fault::Full),
+            (Errno::ACCESS, Fault::Denied),
+            (Errno::PERM, Fault::Denied),
+            (Errno::ROFS, Fault::Denied),
+            (Errno::IO, Fault::Unavailable),
+            (Errno::NOENT, Fault::Other),
+            (Errno::NAMETOOLONG, Fault::Other),
+        ] {
+            assert_eq!(Failure::from(errno).fault, fault, "{errno}");
+            assert_eq!(Failure::from(io::Error::from(errno)).fault, fault, "{errno}");
+        }
+    }
+}
