@@ -1,0 +1,171 @@
+//! The custom archive format of `pg_dump` (`-Fc`), read while it passes by.
+//!
+//! [`ArchiveReader`] is fed with the bytes of an archive in slices of any size. It keeps the header and the table of
+//! contents, counts the data, and at the end proves that the archive is complete: a table of contents lies at the
+//! front, so a dump that lost its second half still lists every table.
+//!
+//! Layout (PostgreSQL sources: `pg_backup_archiver.c`, `pg_backup_custom.c`), archive versions 1.12 (PostgreSQL 9.0) to
+//! 1.16 (17 and 18): header, number of entries, entries, then one block for each entry with data. Integers are a sign
+//! byte and little-endian bytes; strings are a length and bytes, with length -1 for NULL. A block is a type byte, a
+//! dump id and chunks that each begin with their length, ended by length 0; the block of large objects is a sequence of
+//! object id and chunks, ended by id 0. Chunks are framed alike with every compression; with one, they hold compressed
+//! bytes.
+//!
+//! An archive is untrusted input: nothing is allocated by a length that it names before the bytes have arrived, what is
+//! kept is bounded, and no input makes this panic.
+
+mod data;
+mod fields;
+mod head;
+mod toc;
+
+use data::Blocks;
+use fields::{Fields, Stop};
+use head::HeadReader;
+use toc::TocReader;
+
+pub use data::DataBlock;
+pub use head::{ArchiveCompression, ArchiveHeader, ArchiveVersion};
+pub use toc::{CatalogId, DumpId, Section, Toc, TocEntry};
+
+use crate::error::{Error, Kind, Result};
+
+/// Reads an archive that is pushed through it.
+#[derive(Debug)]
+pub struct ArchiveReader {
+    state: State,
+    header: Option<ArchiveHeader>,
+    toc: Option<Toc>,
+}
+
+/// An archive that is complete.
+#[derive(Debug)]
+pub struct Archive {
+    pub header: ArchiveHeader,
+    pub toc: Toc,
+    /// In archive order, one for each entry with data.
+    pub blocks: Vec<DataBlock>,
+    /// Of the whole archive.
+    pub size_bytes: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Head(Fields, HeadReader),
+    Toc(Fields, TocReader),
+    Data(Blocks),
+    Failed,
+}
+
+impl Default for ArchiveReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ArchiveReader {
+    pub fn new() -> Self {
+        Self { state: State::Head(Fields::new(), HeadReader::default()), header: None, toc: None }
+    }
+
+    /// Takes the next bytes. An error is final: kind `Verification` where the archive is damaged, `NotVerified` where
+    /// its version or format is not one that this program reads.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        // The way of nearly all bytes.
+        if let (State::Data(blocks), Some(toc)) = (&mut self.state, &self.toc) {
+            return blocks.push(toc, bytes).inspect_err(|_| self.state = State::Failed);
+        }
+        match std::mem::replace(&mut self.state, State::Failed) {
+            State::Head(mut fields, head) => {
+                fields.push(bytes);
+                self.read_front(fields, head)
+            }
+            State::Toc(mut fields, toc) => {
+                fields.push(bytes);
+                self.read_toc(fields, toc)
+            }
+            State::Data(_) | State::Failed => Err(failed_before()),
+        }
+    }
+
+    /// Once it was read.
+    pub fn header(&self) -> Option<&ArchiveHeader> {
+        self.header.as_ref()
+    }
+
+    /// Once it was read, which is before the first data.
+    pub fn toc(&self) -> Option<&Toc> {
+        self.toc.as_ref()
+    }
+
+    /// The entry whose data are passing by.
+    pub fn current(&self) -> Option<&TocEntry> {
+        match (&self.state, &self.toc) {
+            (State::Data(blocks), Some(toc)) => blocks.current().and_then(|id| toc.get(id)),
+            _ => None,
+        }
+    }
+
+    /// Proves that the archive was complete: every entry with data had its block, the last one is closed, and nothing
+    /// came after it. Otherwise an error of kind `Verification` that names what is missing.
+    pub fn finish(self) -> Result<Archive> {
+        match (self.state, self.header, self.toc) {
+            (State::Data(blocks), Some(header), Some(toc)) => {
+                let size_bytes = blocks.offset();
+                let blocks = blocks.finish(&toc)?;
+                Ok(Archive { header, toc, blocks, size_bytes })
+            }
+            (State::Head(fields, _), ..) => {
+                Err(damaged(fields.offset_of_end(), "the archive ends early, inside its header"))
+            }
+            (State::Toc(fields, toc), ..) => Err(damaged(
+                fields.offset_of_end(),
+                format!("the archive ends early, inside its table of contents: {}", toc.progress()),
+            )),
+            _ => Err(failed_before()),
+        }
+    }
+
+    fn read_front(&mut self, mut fields: Fields, mut head: HeadReader) -> Result<()> {
+        match head.read(&mut fields) {
+            Ok(header) => {
+                let toc = TocReader::new(header.version);
+                self.header = Some(header);
+                self.read_toc(fields, toc)
+            }
+            Err(Stop::NeedsMore) => {
+                self.state = State::Head(fields, head);
+                Ok(())
+            }
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    fn read_toc(&mut self, mut fields: Fields, mut reader: TocReader) -> Result<()> {
+        match reader.read(&mut fields) {
+            Ok(toc) => {
+                let mut blocks = Blocks::new(&toc, fields.integer_bytes(), fields.offset());
+                blocks.push(&toc, fields.rest())?;
+                self.toc = Some(toc);
+                self.state = State::Data(blocks);
+                Ok(())
+            }
+            Err(Stop::NeedsMore) => {
+                self.state = State::Toc(fields, reader);
+                Ok(())
+            }
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+}
+
+/// The archive is not what `pg_dump` writes, seen at byte `offset` of it.
+fn damaged(offset: u64, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(Kind::Verification, format!("read the archive at byte {offset}"))
+        .because(why)
+        .hint("this archive cannot be restored whole: make a new dump, or use another copy")
+}
+
+fn failed_before() -> Error {
+    Error::new(Kind::Unexpected, "read the archive: an earlier part of it could not be read")
+}
