@@ -3,4 +3,5 @@
 pub mod archive;
 pub mod conninfo;
 pub mod session;
+pub mod tls;
 pub mod tools;
