@@ -4,4 +4,5 @@ pub mod archive;
 pub mod conninfo;
 pub mod database;
 pub mod session;
+pub mod tls;
 pub mod tools;

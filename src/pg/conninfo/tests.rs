@@ -1,0 +1,133 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    Environment::from_pairs(pairs.iter().copied()).with_account("root")
+}
+
+fn dbname(text: &str) -> ConnectionFlags {
+    ConnectionFlags { dbname: Some(text.into()), ..Default::default() }
+}
+
+fn resolve(text: &str, pairs: &[(&str, &str)]) -> ConnectTarget {
+    ConnectTarget::resolve(&dbname(text), &environment(pairs)).unwrap()
+}
+
+fn places(target: &ConnectTarget) -> Vec<(&str, Option<&str>, u16)> {
+    target.hosts.iter().map(|h| (h.host.as_str(), h.address.as_deref(), h.port)).collect()
+}
+
+#[test]
+fn defaults() {
+    let target = ConnectTarget::resolve(&ConnectionFlags::default(), &environment(&[])).unwrap();
+    assert_eq!((target.user.as_str(), target.dbname.as_str()), ("root", "root"));
+    assert_eq!(places(&target), [(default_socket_directory(), None, 5432)]);
+    assert!(target.hosts[0].is_socket());
+    assert_eq!(target.tls.mode, SslMode::Prefer);
+}
+
+#[test]
+fn a_connection_string_beats_flags_and_flags_beat_the_environment() {
+    let flags = ConnectionFlags {
+        host: Some("flag".into()),
+        port: Some("1".into()),
+        user: Some(String::new()),
+        dbname: Some("host=string".into()),
+        database: None,
+    };
+    let target =
+        ConnectTarget::resolve(&flags, &environment(&[("PGHOST", "e"), ("PGUSER", "u"), ("PGDATABASE", "a=b")]));
+    let target = target.unwrap();
+    assert_eq!(places(&target), [("string", None, 1)]);
+    assert_eq!((target.user.as_str(), target.dbname.as_str()), ("u", "a=b"));
+}
+
+#[test]
+fn an_empty_value_hides_the_environment() {
+    assert_eq!(places(&resolve("host=''", &[("PGHOST", "e")])), [(default_socket_directory(), None, 5432)]);
+}
+
+#[test]
+fn a_literal_name_is_only_a_name() {
+    let flags =
+        ConnectionFlags { dbname: Some("host=h".into()), database: Some("host=evil".into()), ..Default::default() };
+    let target = ConnectTarget::resolve(&flags, &environment(&[])).unwrap();
+    assert_eq!((target.hosts[0].host.as_str(), target.dbname.as_str()), ("h", "host=evil"));
+}
+
+#[test]
+fn hosts_addresses_and_ports_are_paired() {
+    let target = resolve("postgresql://a:1,[::1],%2Ftmp:3/x", &[]);
+    assert_eq!(places(&target), [("a", None, 1), ("::1", None, 5432), ("/tmp", None, 3)]);
+    let target = resolve("host=a,b hostaddr=127.0.0.1, port=7", &[]);
+    assert_eq!(places(&target), [("a", Some("127.0.0.1"), 7), ("b", None, 7)]);
+    assert!(resolve("host=@abstract", &[]).hosts[0].is_socket());
+    for bad in
+        ["host=a,b hostaddr=::1", "host=a,b port=1,2,3", "port=0", "port=65536", "port=5x", "hostaddr=name", "port=-1"]
+    {
+        let error = ConnectTarget::resolve(&dbname(bad), &environment(&[])).unwrap_err();
+        assert_eq!(error.kind, crate::error::Kind::Usage, "{bad}");
+        assert!(error.next_step().is_some(), "{bad}");
+    }
+}
+
+#[test]
+fn what_we_cannot_do_is_refused() {
+    for bad in [
+        "gssencmode=require",
+        "sslpassword=x",
+        "require_auth=scram-sha-256",
+        "sslcertmode=require",
+        "sslcrldir=/x",
+        "replication=true",
+        "oauth_issuer=x",
+        "scram_client_key=x",
+        "sslkeylogfile=x",
+        "min_protocol_version=3.2",
+        "ssl_max_protocol_version=TLSv1.1 ssl_min_protocol_version=TLSv1",
+        "ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
+        "sslrootcert=system sslmode=require",
+        "sslnegotiation=direct",
+        "sslmode=''",
+        "sslmode=full",
+        "target_session_attrs=x",
+        "channel_binding=x",
+        "load_balance_hosts=x",
+        "keepalives=x",
+        "connect_timeout=1s",
+    ] {
+        let error = ConnectTarget::resolve(&dbname(bad), &environment(&[])).unwrap_err();
+        assert!(error.next_step().is_some(), "{bad}");
+    }
+    assert_eq!(resolve("sslrootcert=system", &[]).tls.mode, SslMode::VerifyFull);
+    assert_eq!(resolve("dbname=x", &[("PGREQUIRESSL", "1")]).tls.mode, SslMode::Require);
+}
+
+#[test]
+fn numbers() {
+    let target = resolve("connect_timeout=1 keepalives_idle=10 keepalives_count=0 tcp_user_timeout=1500", &[]);
+    assert_eq!(target.connect_timeout, Some(Duration::from_secs(2)));
+    assert_eq!(target.keepalive.idle, Some(Duration::from_secs(10)));
+    assert_eq!(target.keepalive.count, None);
+    assert_eq!(target.keepalive.user_timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(resolve("connect_timeout=-1", &[]).connect_timeout, None);
+}
+
+#[test]
+fn every_host_has_its_own_password() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(".pgpass");
+    std::fs::write(&file, "a:1:*:*:one\nb:*:*:*:two\nlocalhost:*:*:*:socket\n\\:\\:1:*:*:*:six\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o400)).unwrap();
+    let home = [("HOME", home.path().to_str().unwrap())];
+    let passwords = |target: &ConnectTarget| -> Vec<Option<String>> {
+        target.hosts.iter().map(|h| h.password.as_ref().map(|p| p.expose().to_owned())).collect()
+    };
+    let target = resolve("postgresql://a:1,b:2,c:3,:4,[::1]:5/x", &home);
+    let expected = [Some("one"), Some("two"), None, Some("socket"), Some("six")];
+    assert_eq!(passwords(&target), expected.map(|p| p.map(str::to_owned)));
+    assert_eq!(passwords(&resolve("hostaddr=::1", &home)), [Some("six".to_owned())]);
+    assert_eq!(passwords(&resolve("host=a port=1 password=p", &home)), [Some("p".to_owned())]);
+    assert!(!format!("{target:?}").contains("one"));
+}
