@@ -1,0 +1,117 @@
+//! `pg_dump` into the repository: one pass, no copy on this host.
+
+use std::path::PathBuf;
+
+use super::source::{Snapshot, Source};
+use super::{Context, Options};
+use crate::digest::Fingerprint;
+use crate::error::{Error, Kind, Result};
+use crate::interrupt::Interrupt;
+use crate::pg::archive::Archive;
+use crate::process::Program;
+use crate::progress::Unit;
+use crate::repo::archive::ArchiveWatcher;
+use crate::repo::{BackupWriter, ObjectRole};
+use crate::storage::ObjectWriter;
+use crate::stream::{Compressor, compress};
+
+/// An archive that is stored under its final name; the manifest is still to come.
+pub struct StoredArchive {
+    pub archive: Archive,
+    pub plain: Fingerprint,
+    pub stored: Fingerprint,
+    pub program: PathBuf,
+    /// What `pg_dump` said on standard error while it succeeded.
+    pub warnings: Vec<String>,
+}
+
+/// `pg_dump`, uncompressed, custom format, to its standard output.
+pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Result<Program> {
+    let program = source.client("pg_dump")?.args(["--format=custom", "--compress=0"]);
+    let program = program.arg(format!("--lock-wait-timeout={}", options.lock_wait.as_millis()));
+    Ok(program.arg(format!("--snapshot={}", snapshot.name)).arg(format!("--dbname={}", source.dbname_argument())))
+}
+
+/// Stores the archive. On any failure the child is ended and nothing stands under the archive's name.
+pub async fn store(
+    context: &Context,
+    options: &Options,
+    source: &Source,
+    snapshot: &Snapshot,
+    backup: &BackupWriter,
+) -> Result<StoredArchive> {
+    let program = command(options, source, snapshot)?;
+    tracing::info!("{}", program.command_line());
+    let task = context.monitor.task(source.database(), Unit::Bytes, Some(expected_bytes(snapshot)));
+    let path = source.clients.program("pg_dump")?;
+    let (child, stdout) = program.spawn_piped()?;
+    let compressor = compress(stdout, options.compression, ArchiveWatcher::new(task.clone()), task);
+    let mut writer = match backup.writer(ObjectRole::Archive).await {
+        Ok(writer) => writer,
+        Err(error) => {
+            child.terminate().await;
+            return Err(error);
+        }
+    };
+    let pumped = match compressor {
+        Ok(mut compressor) => {
+            pump(&context.interrupt, &mut compressor, &mut *writer).await.map(|()| compressor)
+        }
+        Err(error) => Err(error),
+    };
+    let compressor = match pumped {
+        Ok(compressor) => compressor,
+        Err(error) => {
+            writer.abort().await;
+            let words = child.terminate().await;
+            return Err(with_words(error, &words));
+        }
+    };
+    let finished = async {
+        let compressed = compressor.finish().await?;
+        // End of file is not success: a killed pg_dump closes its pipe, too. Its exit status decides, and then the
+        // archive itself.
+        let warnings = child.wait().await?.check()?;
+        let archive = compressed.observer.finish()?;
+        Ok::<_, Error>((archive, compressed.plain, compressed.stored, warnings))
+    };
+    let (archive, plain, stored, warnings) = match context.interrupt.guard(finished).await {
+        Ok(finished) => finished,
+        Err(error) => {
+            writer.abort().await;
+            return Err(error);
+        }
+    };
+    let meta = writer.finish().await?;
+    if meta.size_bytes != stored.size_bytes {
+        let cause = format!("{} bytes were sent, the store has {}", stored.size_bytes, meta.size_bytes);
+        return Err(Error::new(Kind::Verification, format!("confirm {}", meta.key)).because(cause));
+    }
+    Ok(StoredArchive { archive, plain, stored, program: path, warnings })
+}
+
+async fn pump(
+    interrupt: &Interrupt,
+    compressor: &mut Compressor<ArchiveWatcher>,
+    writer: &mut dyn ObjectWriter,
+) -> Result<()> {
+    while let Some(frame) = interrupt.guard(compressor.next()).await? {
+        interrupt.guard(async { Ok(writer.write(frame).await?) }).await?;
+    }
+    Ok(())
+}
+
+/// What pg_dump said explains an archive that makes no sense better than the archive does.
+fn with_words(error: Error, words: &[String]) -> Error {
+    if words.is_empty() || error.kind != Kind::Verification {
+        return error;
+    }
+    let kind = error.kind;
+    Error::new(kind, error.to_string()).because(format!("pg_dump said: {}", words.join("; ")))
+}
+
+/// An archive has no indexes and no dead rows; without better knowledge its size is that of the tables.
+fn expected_bytes(snapshot: &Snapshot) -> u64 {
+    let tables: u64 = snapshot.description.relations.iter().map(|relation| relation.size_bytes).sum();
+    tables.max(1)
+}

@@ -1,0 +1,72 @@
+//! Roles, memberships and tablespaces: what lies in no database and is needed to restore one.
+
+use bytes::Bytes;
+
+use super::WantedGlobals;
+use super::source::Source;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::process::Program;
+use crate::repo::GlobalsIncluded;
+
+/// More than a cluster with a million roles has.
+const LIMIT_BYTES: u64 = 256 << 20;
+
+pub struct Globals {
+    /// SQL, compressed.
+    pub compressed: Option<Bytes>,
+    pub included: GlobalsIncluded,
+    /// Why not, or why without passwords.
+    pub reason: Option<String>,
+    pub warning: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Passwords {
+    Include,
+    LeaveOut,
+}
+
+/// `pg_dumpall --globals-only`; without passwords where the role may not read them, and then it says so.
+pub async fn take(source: &Source, wanted: WantedGlobals) -> Result<Globals> {
+    if wanted == WantedGlobals::LeaveOut {
+        let reason = Some("left out by --no-globals".to_owned());
+        return Ok(Globals { compressed: None, included: GlobalsIncluded::NotIncluded, reason, warning: None });
+    }
+    match run(source, Passwords::Include).await {
+        Ok(compressed) => {
+            let included = GlobalsIncluded::WithPasswords;
+            Ok(Globals { compressed: Some(compressed), included, reason: None, warning: None })
+        }
+        Err(error) if error.to_string().contains("pg_authid") => {
+            let compressed = run(source, Passwords::LeaveOut).await?;
+            let reason = "the role may not read pg_authid".to_owned();
+            Ok(Globals {
+                compressed: Some(compressed),
+                included: GlobalsIncluded::WithoutPasswords,
+                warning: Some(format!("globals are without passwords: {reason}; only a superuser may")),
+                reason: Some(reason),
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
+    let program = source.client("pg_dumpall")?.arg("--globals-only");
+    let program = program.arg(format!("--database={}", source.dbname_argument()));
+    Ok(match passwords {
+        Passwords::Include => program,
+        Passwords::LeaveOut => program.arg("--no-role-passwords"),
+    })
+}
+
+async fn run(source: &Source, passwords: Passwords) -> Result<Bytes> {
+    let (sql, exit) = command(source, passwords)?.output(LIMIT_BYTES).await?;
+    exit.check()?;
+    // The last line that pg_dumpall writes: an output that was cut does not have it.
+    if !String::from_utf8_lossy(&sql[sql.len().saturating_sub(200)..]).contains("dump complete") {
+        return Err(Error::new(Kind::Tool, "pg_dumpall ended with exit code 0, and its output breaks off"));
+    }
+    let compressed = zstd::encode_all(&sql[..], 3).doing(Kind::Unexpected, || "compress the globals")?;
+    Ok(compressed.into())
+}

@@ -1,0 +1,377 @@
+//! `pgkeep dump`: databases into a repository, proven before they count.
+//!
+//! The story of one database: connect → the lineage is ours → a snapshot, described → roles and tablespaces → an intent
+//! → `pg_dump`, compressed, stored → read back → manifest. Until the last step nothing of it is a backup, and a failure
+//! anywhere removes what was stored. Several databases are dumped one after the other; one that fails does not stop the
+//! rest.
+
+mod archive;
+mod globals;
+mod plan;
+mod source;
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{Context, Item as _, Outcome, Status};
+use crate::error::{Error, Kind, Result};
+use crate::pg::conninfo::ConnectionFlags;
+use crate::pg::tools::Search;
+use crate::progress::Unit;
+use crate::repo::archive::read_archive;
+use crate::repo::{
+    BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, Globals, GlobalsIncluded, InstanceName,
+    Lock, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus, ServerVersion, Source, StoredObject, Verb,
+};
+use crate::stream::Compression;
+
+pub use plan::{Plan, PlannedItem, plan};
+
+/// What to dump, whence and whereto.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub instance: InstanceName,
+    /// The address of the repository.
+    pub repository: String,
+    /// Flags of the connection; its database is chosen by `databases`.
+    pub connection: ConnectionFlags,
+    pub connect_retry: Duration,
+    pub databases: Databases,
+    pub clients: Search,
+    pub compression: Compression,
+    pub check: Check,
+    pub globals: WantedGlobals,
+    /// How long `pg_dump` waits for a table that others have locked.
+    pub lock_wait: Duration,
+    pub lineage: NewLineage,
+}
+
+#[derive(Clone, Debug)]
+pub enum Databases {
+    /// As given to `-d`: names, URIs or keyword strings. None: what the environment says.
+    Named(Vec<String>),
+    /// Every one but postgres and the templates.
+    All,
+}
+
+/// What must be proven before the manifest is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Every compressed block was decoded again and compared before it was stored.
+    Decode,
+    /// And the stored archive was read again and decoded to its end.
+    ReadBack,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WantedGlobals {
+    Include,
+    LeaveOut,
+}
+
+/// Whether a cluster that the instance has not held before is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewLineage {
+    Refuse,
+    Accept,
+}
+
+/// The steps of one database, as a failure names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Connect,
+    Lineage,
+    Describe,
+    Globals,
+    Claim,
+    Archive,
+    ReadBack,
+    Commit,
+}
+
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Connect => "connect",
+            Stage::Lineage => "lineage",
+            Stage::Describe => "describe",
+            Stage::Globals => "globals",
+            Stage::Claim => "claim",
+            Stage::Archive => "archive",
+            Stage::ReadBack => "read-back",
+            Stage::Commit => "commit",
+        }
+    }
+}
+
+/// One database, dumped or not.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Item {
+    /// `None` where it failed before it had one.
+    pub id: Option<BackupId>,
+    pub instance: InstanceName,
+    pub database: String,
+    pub status: Status,
+    /// The step that failed.
+    pub stage: Option<&'static str>,
+    pub duration_seconds: f64,
+    /// Size of the archive as `pg_dump` wrote it.
+    pub plain_bytes: Option<u64>,
+    pub globals: Option<GlobalsIncluded>,
+    pub checks: Option<Checks>,
+    pub repositories: Vec<Copy>,
+    pub warnings: Vec<String>,
+    pub error: Option<Error>,
+}
+
+/// What became of an item in one repository.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Copy {
+    pub name: String,
+    pub status: Status,
+    pub stored_bytes: Option<u64>,
+}
+
+impl super::Item for Item {
+    fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
+    fn name(&self) -> &str {
+        &self.database
+    }
+}
+
+/// A failure and the step it happened in.
+struct Failed {
+    stage: Stage,
+    error: Error,
+}
+
+trait At<T> {
+    fn at(self, stage: Stage) -> Result<T, Failed>;
+}
+
+impl<T> At<T> for Result<T> {
+    fn at(self, stage: Stage) -> Result<T, Failed> {
+        self.map_err(|error| Failed { stage, error })
+    }
+}
+
+/// Dumps what the plan names.
+pub async fn execute(context: &Context, options: &Options, plan: Plan) -> Result<Outcome<Item>> {
+    let repository = super::open_or_create(context, &options.repository).await?;
+    let now = context.clock.now();
+    let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
+    super::sweep_unfinished(&repository, &options.instance).await;
+    let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
+
+    let dumper = Dumper { context, options, repository: &repository, lock: &lock };
+    let mut items = Vec::new();
+    for planned in plan.items {
+        items.push(dumper.dump(planned).await);
+    }
+    let mut outcome = Outcome::of(items, plan.warnings);
+    super::finish_run(context, run, record(&outcome), &mut outcome.warnings).await;
+    Ok(outcome)
+}
+
+/// What the run record says of the items.
+fn record(outcome: &Outcome<Item>) -> RunOutcome {
+    let items: Vec<RunItem> = outcome.items.iter().map(run_item).collect();
+    let Some(error) = &outcome.error else { return RunOutcome::succeeded(items) };
+    let stage = outcome.items.iter().find_map(|item| item.stage).unwrap_or("dump");
+    let failed = RunOutcome::failed(stage, error, items);
+    if error.kind == Kind::Partial { RunOutcome { status: RunStatus::Partial, ..failed } } else { failed }
+}
+
+fn run_item(item: &Item) -> RunItem {
+    RunItem {
+        id: item.id.clone(),
+        database: Some(item.database.clone()),
+        status: if item.error.is_none() { RunStatus::Succeeded } else { RunStatus::Failed },
+        stage: item.stage.map(str::to_owned),
+        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
+        error: item.error.as_ref().map(Error::to_string),
+        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
+        stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
+        duration_seconds: item.duration_seconds,
+    }
+}
+
+struct Dumper<'a> {
+    context: &'a Context,
+    options: &'a Options,
+    repository: &'a Repository,
+    lock: &'a Lock,
+}
+
+/// What is known once a database is a backup.
+struct Dumped {
+    manifest: DumpManifest,
+    warnings: Vec<String>,
+}
+
+impl Dumper<'_> {
+    async fn dump(&self, planned: PlannedItem) -> Item {
+        let started = Instant::now();
+        let database = planned.name.clone();
+        let mut id = None;
+        let done = self.dump_database(planned, &mut id).await;
+        let duration_seconds = started.elapsed().as_secs_f64();
+        let copy = |status, stored_bytes| Copy { name: self.repository.address().to_owned(), status, stored_bytes };
+        let item = Item {
+            id,
+            instance: self.options.instance.clone(),
+            database,
+            status: Status::Ok,
+            stage: None,
+            duration_seconds,
+            plain_bytes: None,
+            globals: None,
+            checks: None,
+            repositories: Vec::new(),
+            warnings: Vec::new(),
+            error: None,
+        };
+        match done {
+            Ok(Dumped { manifest, warnings }) => Item {
+                database: manifest.database.clone(),
+                plain_bytes: Some(manifest.plain.size_bytes),
+                globals: Some(manifest.globals.included),
+                checks: Some(manifest.checks),
+                repositories: vec![copy(Status::Ok, Some(manifest.stored_bytes()))],
+                warnings,
+                ..item
+            },
+            Err(Failed { stage, error }) => Item {
+                // What failed is not a backup and has no id that anything could be done with.
+                id: None,
+                status: Status::Failed,
+                stage: Some(stage.as_str()),
+                repositories: vec![copy(Status::Failed, None)],
+                error: Some(in_stage(&item.database, stage, error)),
+                ..item
+            },
+        }
+    }
+
+    async fn dump_database(&self, planned: PlannedItem, id: &mut Option<BackupId>) -> Result<Dumped, Failed> {
+        let interrupt = &self.context.interrupt;
+        let source = interrupt.guard(source::Source::connect(self.context, self.options, &planned)).await;
+        let source = source.at(Stage::Connect)?;
+        let mut warnings = source.warnings.clone();
+        warnings.extend(self.accept_lineage(&source).await.at(Stage::Lineage)?);
+        let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
+        let globals = interrupt.guard(globals::take(&source, self.options.globals)).await.at(Stage::Globals)?;
+
+        let clock = &*self.context.clock;
+        let begin = BackupWriter::begin(self.repository, self.lock, source.database(), &self.context.host, clock);
+        let backup = interrupt.guard(begin).await.at(Stage::Claim)?;
+        *id = Some(backup.id().clone());
+        match self.store(&source, snapshot, globals, &backup, &mut warnings).await {
+            Ok(manifest) => {
+                backup.commit(&manifest).await.at(Stage::Commit)?;
+                Ok(Dumped { manifest, warnings })
+            }
+            Err(failed) => {
+                if let Err(left) = backup.abandon().await {
+                    tracing::warn!("objects of {} could not be removed; the next prune does it: {left}", backup.id());
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    /// Stores everything but the manifest, which it returns.
+    async fn store(
+        &self,
+        source: &source::Source,
+        snapshot: source::Snapshot,
+        globals: globals::Globals,
+        backup: &BackupWriter,
+        warnings: &mut Vec<String>,
+    ) -> Result<DumpManifest, Failed> {
+        let started = Instant::now();
+        let started_at = backup.stem().started_at().time();
+        let stored = archive::store(self.context, self.options, source, &snapshot, backup).await.at(Stage::Archive)?;
+        warnings.extend(stored.warnings.iter().map(|line| format!("{}: {line}", source.database())));
+
+        let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
+        let mut objects = vec![StoredObject::new(backup.stem(), ObjectRole::Archive, stored.stored)];
+        objects.push(backup.put(ObjectRole::Checksum, checksum_line(&objects[0])).await.at(Stage::Commit)?);
+        if let Some(body) = globals.compressed {
+            objects.push(backup.put(ObjectRole::Globals, body).await.at(Stage::Commit)?);
+        }
+        let body = details.to_stored().at(Stage::Commit)?;
+        objects.push(backup.put(ObjectRole::Details, body).await.at(Stage::Commit)?);
+        warnings.extend(globals.warning);
+
+        let mut manifest = DumpManifest {
+            format: DumpManifest::FORMAT,
+            kind: crate::repo::BackupKind::Dump,
+            id: backup.id().clone(),
+            instance: backup.instance().clone(),
+            database: source.database().to_owned(),
+            system_identifier: source.system_identifier(),
+            server: ServerVersion { number: source.server_version(), text: stored.archive.header.server_version.clone() },
+            source: Source { host: source.host().to_owned(), port: source.port() },
+            backup_host: self.context.host.clone(),
+            started_at,
+            finished_at: self.context.clock.now(),
+            duration_seconds: started.elapsed().as_secs_f64(),
+            client: Client {
+                program: stored.program.display().to_string(),
+                version: source.clients.version.text.clone(),
+            },
+            archive_version: stored.archive.header.version.to_string(),
+            compression: crate::repo::Compression { method: "zstd".to_owned(), level: self.options.compression.level },
+            plain: stored.plain,
+            objects,
+            globals: Globals { included: globals.included, reason: globals.reason },
+            checks: Checks { decoded: true, read_back: false },
+            filtered: false,
+            counts: counts(&details),
+            database_size_bytes: Some(details.description.database.size_bytes),
+            pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        if self.options.check == Check::ReadBack {
+            self.read_back(&manifest).await.at(Stage::ReadBack)?;
+            manifest.checks.read_back = true;
+        }
+        manifest.finished_at = self.context.clock.now();
+        manifest.duration_seconds = started.elapsed().as_secs_f64();
+        Ok(manifest)
+    }
+
+    /// Reads the stored archive as a restore would.
+    async fn read_back(&self, manifest: &DumpManifest) -> Result<()> {
+        let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
+        let threads = self.options.compression.threads;
+        let read = read_archive(self.repository, manifest, std::io::sink(), threads, task);
+        self.context.interrupt.guard(read).await.map(drop)
+    }
+}
+
+fn in_stage(database: &str, stage: Stage, error: Error) -> Error {
+    let kind = error.kind;
+    Error::new(kind, format!("dump database {database:?}, stage {}", stage.as_str())).because(error)
+}
+
+/// `<64 hex>  <name>`, the form that `sha256sum -c` reads; without a folder, so that it holds wherever both files are.
+fn checksum_line(archive: &StoredObject) -> bytes::Bytes {
+    format!("{}  {}\n", archive.sha256, archive.name).into()
+}
+
+fn counts(details: &DumpDetails) -> Counts {
+    let relations = &details.description.relations;
+    Counts {
+        tables: relations.iter().filter(|relation| relation.kind == "table").count() as u64,
+        rows_estimate: relations.iter().filter_map(|relation| relation.row_estimate).sum(),
+        large_objects: details.description.large_objects,
+        warnings: details.warnings.len() as u64,
+    }
+}

@@ -1,0 +1,164 @@
+//! Which databases are meant, and what dumping them would do.
+
+use serde::Serialize;
+
+use super::source::Source;
+use super::{Check, Context, Databases, Options, WantedGlobals};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
+use crate::pg::session::{Session, SessionOptions};
+use crate::storage::Missing;
+
+/// What will be dumped.
+#[derive(Debug)]
+pub struct Plan {
+    pub items: Vec<PlannedItem>,
+    pub warnings: Vec<String>,
+}
+
+/// One database: how to reach it. Whether it can be reached is known when it is dumped.
+#[derive(Clone, Debug)]
+pub struct PlannedItem {
+    /// For messages: the name, or what was typed where that names a whole connection.
+    pub name: String,
+    pub flags: ConnectionFlags,
+}
+
+/// Finds out which databases are meant; asks the server only for `--all`.
+pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
+    let items = match &options.databases {
+        Databases::Named(names) if names.is_empty() => vec![from_environment(context, options)?],
+        Databases::Named(names) => names.iter().map(|name| named(context, options, name)).collect::<Result<_>>()?,
+        Databases::All => context.interrupt.guard(all(context, options)).await?,
+    };
+    Ok(Plan { items, warnings: Vec::new() })
+}
+
+fn named(context: &Context, options: &Options, typed: &str) -> Result<PlannedItem> {
+    let flags = ConnectionFlags { dbname: Some(typed.to_owned()), ..options.connection.clone() };
+    // Resolved once here so that a mistyped keyword or service stops everything before anything is stored.
+    let target = ConnectTarget::resolve(&flags, &context.environment)?;
+    Ok(PlannedItem { name: target.dbname, flags })
+}
+
+fn from_environment(context: &Context, options: &Options) -> Result<PlannedItem> {
+    let environment = &context.environment;
+    if environment.get("PGDATABASE").is_none() && environment.get("PGSERVICE").is_none() {
+        return Err(Error::usage("no database is named").hint("name one with -d, or take every one with --all"));
+    }
+    let target = ConnectTarget::resolve(&options.connection, environment)?;
+    Ok(PlannedItem { name: target.dbname, flags: options.connection.clone() })
+}
+
+async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
+    let mut flags = options.connection.clone();
+    if context.environment.get("PGDATABASE").is_none() && context.environment.get("PGSERVICE").is_none() {
+        flags.database = Some("postgres".to_owned());
+    }
+    let target = ConnectTarget::resolve(&flags, &context.environment)?;
+    let session = Session::connect(
+        &target,
+        &SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() },
+    )
+    .await?;
+    // A database that a failed CREATE DATABASE left behind (limit -2) is listed: its failure is news.
+    let query = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
+                  WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1";
+    let rows = session.client().query(query, &[]).await.doing(Kind::Connect, || "list the databases")?;
+    session.close().await;
+    let item = |name: String| PlannedItem {
+        flags: ConnectionFlags { database: Some(name.clone()), ..options.connection.clone() },
+        name,
+    };
+    let items: Vec<PlannedItem> = rows.iter().map(|row| item(row.get(0))).collect();
+    if items.is_empty() {
+        return Err(Error::new(Kind::NotVerified, "the server has no database but postgres and the templates")
+            .hint("to dump postgres itself, name it: -d postgres"));
+    }
+    Ok(items)
+}
+
+/// One line of a dry run.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    pub instance: String,
+    pub database: String,
+    pub server: String,
+    pub client: String,
+    pub database_size_bytes: u64,
+    pub relations: usize,
+    pub repository: String,
+    /// `None` where it does not exist yet.
+    pub free_bytes: Option<u64>,
+    pub steps: Vec<String>,
+    pub error: Option<Error>,
+}
+
+impl crate::command::Item for Preview {
+    fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
+    fn name(&self) -> &str {
+        &self.database
+    }
+}
+
+/// Connects and looks, stores nothing.
+pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<Preview> {
+    let mut previews = Vec::new();
+    for planned in &plan.items {
+        let found = context.interrupt.guard(preview_one(context, options, planned)).await;
+        previews.push(found.unwrap_or_else(|error| Preview {
+            instance: options.instance.to_string(),
+            database: planned.name.clone(),
+            server: String::new(),
+            client: String::new(),
+            database_size_bytes: 0,
+            relations: 0,
+            repository: options.repository.clone(),
+            free_bytes: None,
+            steps: Vec::new(),
+            error: Some(error),
+        }));
+    }
+    previews
+}
+
+async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem) -> Result<Preview> {
+    let source = Source::connect(context, options, planned).await?;
+    let snapshot = source.snapshot().await?;
+    let free_bytes = free_bytes(&options.repository).await?;
+    let mut steps = vec![super::archive::command(options, &source, &snapshot)?.command_line()];
+    if options.globals == WantedGlobals::Include {
+        steps.push(super::globals::command(&source, super::globals::Passwords::Include)?.command_line());
+    }
+    let level = options.compression.level;
+    steps.push(format!("compress with zstd:{level} on {} threads, decode and compare", options.compression.threads));
+    if options.check == Check::ReadBack {
+        steps.push("read the stored archive again and decode it to its end".to_owned());
+    }
+    Ok(Preview {
+        instance: options.instance.to_string(),
+        database: source.database().to_owned(),
+        server: source.describe_server(),
+        client: source.clients.version.text.clone(),
+        database_size_bytes: snapshot.description.database.size_bytes,
+        relations: snapshot.description.relations.len(),
+        repository: options.repository.clone(),
+        free_bytes,
+        steps,
+        error: None,
+    })
+}
+
+/// A repository that does not exist yet has no free space to tell.
+async fn free_bytes(address: &str) -> Result<Option<u64>> {
+    match crate::storage::open(address, Missing::Refuse).await {
+        Ok(storage) => Ok(storage.free_bytes().await?),
+        Err(error) if error.kind == Kind::Storage => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+

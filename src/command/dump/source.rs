@@ -1,0 +1,89 @@
+//! The database that is dumped: the connection, the clients that fit, and the snapshot that everything is read in.
+
+use super::{Context, Options, PlannedItem};
+use crate::error::{Doing, Kind, Result};
+use crate::pg::conninfo::ConnectTarget;
+use crate::pg::database::Description;
+use crate::pg::session::{ChildConnection, Session, SessionOptions};
+use crate::pg::tools::Tools;
+use crate::process::Program;
+use crate::repo::SystemIdentifier;
+
+pub struct Source {
+    session: Session,
+    connection: ChildConnection,
+    environment: crate::config::environment::Environment,
+    pub clients: Tools,
+    pub warnings: Vec<String>,
+}
+
+/// A transaction whose view of the database `pg_dump` shares, so that the description is of what was dumped.
+pub struct Snapshot {
+    pub name: String,
+    pub description: Description,
+}
+
+impl Source {
+    pub async fn connect(context: &Context, options: &Options, planned: &PlannedItem) -> Result<Self> {
+        let target = ConnectTarget::resolve(&planned.flags, &context.environment)?;
+        let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
+        let session = Session::connect(&target, &session_options).await?;
+        let clients = options.clients.for_server(session.server_version_num() / 10_000).await?;
+        let connection = ChildConnection::new(&target, session.endpoint(), &context.scratch())?;
+        let mut warnings = target.warnings;
+        if let Some(safe) = clients.version.outdated() {
+            tracing::info!("pg_dump {} has known holes that {safe} closes", clients.version);
+            warnings.extend([]);
+        }
+        Ok(Self { session, connection, environment: context.environment.clone(), clients, warnings })
+    }
+
+    pub fn database(&self) -> &str {
+        &self.session.endpoint().dbname
+    }
+
+    pub fn host(&self) -> &str {
+        &self.session.endpoint().host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.session.endpoint().port
+    }
+
+    pub fn server_version(&self) -> u32 {
+        self.session.server_version_num()
+    }
+
+    pub fn system_identifier(&self) -> Option<SystemIdentifier> {
+        self.session.system_identifier().map(SystemIdentifier)
+    }
+
+    /// `PostgreSQL 15.18 at db1:5432 as backup`.
+    pub fn describe_server(&self) -> String {
+        let (major, minor) = (self.server_version() / 10_000, self.server_version() % 10_000);
+        let endpoint = self.session.endpoint();
+        format!("PostgreSQL {major}.{minor} at {}:{} as {}", endpoint.host, endpoint.port, endpoint.user)
+    }
+
+    /// Opens the transaction and reads what the database says of itself. It stays open until the source is dropped.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        let client = self.session.client();
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        client.batch_execute(begin).await.doing(Kind::Tool, || "begin the transaction of the snapshot")?;
+        let row = client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
+        let name = row.doing(Kind::Tool, || "export the snapshot")?.get(0);
+        let description = Description::read(client, self.server_version()).await?;
+        Ok(Snapshot { name, description })
+    }
+
+    /// One of the client programs, with the connection in its environment.
+    pub fn client(&self, name: &str) -> Result<Program> {
+        let environment = crate::pg::tools::environment(&self.environment, &self.connection);
+        Ok(Program::new(self.clients.program(name)?, environment).arg("--no-password"))
+    }
+
+    /// The value of `--dbname` that names the database and nothing else, whatever characters it has.
+    pub fn dbname_argument(&self) -> String {
+        self.connection.dbname_argument(self.database())
+    }
+}
