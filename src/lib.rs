@@ -18,7 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod clock;
-//pub mod command;
+pub mod command;
 pub mod config;
 pub mod digest;
 pub mod error;

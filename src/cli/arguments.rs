@@ -72,7 +72,6 @@ pub enum Progress {
     None,
 }
 
-
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Dump(DumpArgs),
@@ -287,7 +286,9 @@ pub struct ReportArgs {
 #[derive(Debug, Subcommand)]
 pub enum ReportView {
     /// Every backup, newest first
-    #[command(after_help = "Examples:\n  pgkeep report list --repo /backups\n  pgkeep report list -d shop --repo /backups")]
+    #[command(
+        after_help = "Examples:\n  pgkeep report list --repo /backups\n  pgkeep report list -d shop --repo /backups"
+    )]
     List {
         /// Only backups of this database
         #[arg(short, long, value_name = "DATABASE")]

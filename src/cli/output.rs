@@ -85,7 +85,7 @@ pub fn harmless(text: &str) -> String {
 /// A table without frames; columns named in `right` hold numbers.
 pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
     for row in rows {
         table.add_row(row.iter().map(|cell| harmless(cell)));
     }
@@ -108,7 +108,11 @@ pub fn bytes(count: u64) -> String {
         amount /= 1024.0;
         unit += 1;
     }
-    if unit == 0 || amount >= 100.0 { format!("{amount:.0} {}", units[unit]) } else { format!("{amount:.1} {}", units[unit]) }
+    if unit == 0 || amount >= 100.0 {
+        format!("{amount:.0} {}", units[unit])
+    } else {
+        format!("{amount:.1} {}", units[unit])
+    }
 }
 
 /// `2026-11-20T02:00:00Z`.

@@ -9,10 +9,11 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use clap_complete::CompleteEnv;
 use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::command::{Context, Outcome};
+use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
-use pgkeep::repo::state::StateDirectory;
+use pgkeep::repo::StateDirectory;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -107,11 +108,7 @@ async fn command(common: Common, verb: Verb) -> ExitCode {
     };
     match verb {
         Verb::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
-        Verb::Restore(RestoreVerb::Dump(args)) => verbs::restore_dump(&mut screen, &context, &common, args).await,
-        Verb::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
-        Verb::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
-        Verb::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
-        Verb::Completions { .. } | Verb::Man => ExitCode::SUCCESS,
+        _ => unreachable!(),
     }
 }
 
@@ -134,7 +131,7 @@ fn context(common: &Common, shows_progress: bool) -> Result<Context> {
     let (monitor, bars) = progress::monitor(how, std::io::stderr().is_terminal());
     log_to_stderr(common, bars);
     let environment = Environment::of_process();
-    let state = StateDirectory::locate(&environment)?;
+    let state = StateDirectory::open(directories::state(&environment)?)?;
     let host = rustix::system::uname().nodename().to_string_lossy().split('.').next().unwrap_or_default().to_owned();
     Ok(Context { clock: Arc::new(SystemClock), monitor, interrupt, environment, state, host })
 }
@@ -267,5 +264,6 @@ fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> st
 /// Backup ids of a repository with their finish times, for the completion of a shell; nothing if it cannot be asked.
 pub fn ids_of(address: &str) -> Vec<(String, String)> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
-    runtime.block_on(verbs::ids_of(address)).unwrap_or_default()
+    let _ = (runtime, address);
+    vec![]
 }

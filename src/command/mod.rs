@@ -1,16 +1,20 @@
 //! One module per verb. A verb is a short story of named steps: typed arguments become `Options`, then a `Plan` (reads
 //! only, printable, the dry run), then an [`Outcome`].
 
+pub mod dump;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::environment::Environment;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Monitor;
-use crate::repo::state::StateDirectory;
+use crate::repo::{CreateOnly, Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
+use crate::storage::Missing;
 
 /// What every verb is given by its caller.
 #[derive(Clone, Debug)]
@@ -22,6 +26,45 @@ pub struct Context {
     pub state: StateDirectory,
     /// The name of this host, as it goes into names of backups.
     pub host: String,
+}
+
+impl Context {
+    /// Where temporary files go unless a command has a flag for it: `TMPDIR`, else `/tmp`.
+    pub fn scratch(&self) -> PathBuf {
+        self.environment.get_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or("/tmp".into(), PathBuf::from)
+    }
+}
+
+/// The repository at `address`, for a command that reads it.
+pub async fn open(context: &Context, address: &str) -> Result<Repository> {
+    let storage = crate::storage::open(address, Missing::Refuse).await?;
+    Repository::open(storage, &context.state).await
+}
+
+/// The repository at `address`, for a command that stores something: the first one creates it.
+pub async fn open_or_create(context: &Context, address: &str) -> Result<Repository> {
+    let storage = crate::storage::open(address, Missing::CreateLast).await?;
+    Repository::open_or_create(storage, &context.state, CreateOnly::Link).await
+}
+
+/// Removes what writers that are gone left unfinished. It takes space and nothing else, so a failure only is noted.
+async fn sweep_unfinished(repository: &Repository, instance: &InstanceName) {
+    match repository.storage().sweep_unfinished(&Folder::Dumps.of(instance)).await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!("removed {count} unfinished objects of runs that are gone"),
+        Err(error) => tracing::warn!("remove unfinished objects of runs that are gone: {error}"),
+    }
+}
+
+/// Records the end of a run. What was done is done: a record that could not be stored is a warning.
+async fn finish_run(context: &Context, run: Run, outcome: RunOutcome, warnings: &mut Vec<String>) {
+    match run.finish(outcome, context.clock.now()).await {
+        Ok(RecordPlace::Repository) => {}
+        Ok(RecordPlace::StateDirectory { because }) => {
+            warnings.push(format!("the record of this run lies in {}: {because}", context.state.root().display()));
+        }
+        Err(error) => warnings.push(format!("the end of this run could not be recorded: {error}")),
+    }
 }
 
 /// How one item, or a whole command, ended.
@@ -60,7 +103,8 @@ impl<I: Item> Outcome<I> {
 fn overall<I: Item>(items: &[I]) -> Option<Error> {
     let failed: Vec<(&str, &Error)> = items.iter().filter_map(|item| Some((item.name(), item.error()?))).collect();
     let (_, first) = failed.first()?;
-    let stopped = failed.iter().map(|(_, error)| error.kind).find(|kind| matches!(kind, Kind::Interrupted | Kind::Terminated));
+    let stopped =
+        failed.iter().map(|(_, error)| error.kind).find(|kind| matches!(kind, Kind::Interrupted | Kind::Terminated));
     let kind = match stopped {
         Some(kind) => kind,
         None if failed.len() < items.len() => Kind::Partial,

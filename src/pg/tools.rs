@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::session::ChildConnection;
+use crate::config::environment::Environment;
 use crate::error::{Error, Kind, Result};
 use crate::process::{Program, find_program};
 
@@ -129,6 +131,17 @@ impl Search {
         }
         Ok(newest.clone())
     }
+}
+
+/// The environment of a client program: nothing but what finding libraries, speaking the user's language and logging in
+/// take, and the connection. A stray PGOPTIONS or PGSERVICE of ours never reaches it.
+pub fn environment(ours: &Environment, connection: &ChildConnection) -> BTreeMap<OsString, OsString> {
+    let passes = |name: &str| {
+        matches!(name, "PATH" | "HOME" | "LANG" | "TZ") || name.starts_with("LC_") || name.starts_with("KRB5")
+    };
+    let inherited = ours.iter().filter(|(name, _)| name.to_str().is_some_and(passes));
+    let connection = connection.variables().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    inherited.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(connection).collect()
 }
 
 fn missing(name: &str) -> Error {

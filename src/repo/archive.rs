@@ -5,8 +5,9 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use super::layout::{DumpStem, ObjectRole, StoredName};
 use super::manifest::DumpManifest;
-use super::layout::ObjectRole;
+use super::name::InstanceName;
 use super::repository::Repository;
 use crate::digest::Fingerprint;
 use crate::error::{Doing, Error, Kind, Result};
@@ -72,6 +73,7 @@ impl<W: Write> Write for Watched<W> {
 /// so nothing of them may be *used* before this returns.
 pub async fn read_archive<W: Write + Send + 'static>(
     repository: &Repository,
+    stem: &DumpStem,
     manifest: &DumpManifest,
     output: W,
     threads: NonZeroUsize,
@@ -80,7 +82,7 @@ pub async fn read_archive<W: Write + Send + 'static>(
     let object = manifest
         .object(ObjectRole::Archive)
         .ok_or_else(|| Error::new(Kind::Verification, format!("the manifest of {} names no archive", manifest.id)))?;
-    let key = object_key(manifest, ObjectRole::Archive);
+    let key = object_key(&manifest.instance, stem, ObjectRole::Archive);
     let doing = || format!("read {key}");
     let output = Watched { watcher: ArchiveWatcher::new(task.clone()), output };
     let mut decoder = decompress(output, threads, Some(manifest.plain.size_bytes), task)?;
@@ -96,8 +98,8 @@ pub async fn read_archive<W: Write + Send + 'static>(
 }
 
 /// The key of an object of a backup.
-pub fn object_key(manifest: &DumpManifest, role: ObjectRole) -> Key {
-    super::layout::dump_key(&manifest.instance, &manifest.id, role)
+pub fn object_key(instance: &InstanceName, stem: &DumpStem, role: ObjectRole) -> Key {
+    StoredName::Dump { instance: instance.clone(), stem: stem.clone(), role }.key()
 }
 
 /// Size and SHA-256 of an object, as the store delivers it.

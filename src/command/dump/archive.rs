@@ -54,9 +54,7 @@ pub async fn store(
         }
     };
     let pumped = match compressor {
-        Ok(mut compressor) => {
-            pump(&context.interrupt, &mut compressor, &mut *writer).await.map(|()| compressor)
-        }
+        Ok(mut compressor) => pump(&context.interrupt, &mut compressor, &mut *writer).await.map(|()| compressor),
         Err(error) => Err(error),
     };
     let compressor = match pumped {

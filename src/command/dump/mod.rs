@@ -14,19 +14,21 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Context, Item as _, Outcome, Status};
+use super::{Context, Outcome, Status};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
 use crate::repo::archive::read_archive;
+use crate::repo::lineage::{Judgement, judge};
 use crate::repo::{
-    BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, Globals, GlobalsIncluded, InstanceName,
-    Lock, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus, ServerVersion, Source, StoredObject, Verb,
+    BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
+    InstanceName, Lineage, Lock, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
+    StoredObject, Verb,
 };
 use crate::stream::Compression;
 
-pub use plan::{Plan, PlannedItem, plan};
+pub use plan::{Plan, PlannedItem, Preview, plan, preview};
 
 /// What to dump, whence and whereto.
 #[derive(Clone, Debug)]
@@ -259,6 +261,28 @@ impl Dumper<'_> {
         }
     }
 
+    /// Refuses a cluster that is not this instance's; a warning says when a new lineage begins.
+    async fn accept_lineage(&self, source: &source::Source) -> Result<Option<String>> {
+        let Some(seen) = source.system_identifier() else { return Ok(None) };
+        let instance = &self.options.instance;
+        let known = Lineage::all(self.repository, instance).await?;
+        let (version, host) = (source.server_version(), source.host());
+        let warning = match judge(&known, seen, version) {
+            Judgement::Known => return Ok(None),
+            Judgement::First => None,
+            Judgement::Upgraded { from_major } => Some(format!(
+                "instance {instance} went from PostgreSQL {from_major} to {}: a new lineage begins with system identifier {seen}",
+                version / 10_000
+            )),
+            Judgement::Foreign(_) if self.options.lineage == NewLineage::Accept => {
+                Some(format!("a new lineage begins in instance {instance} with system identifier {seen}"))
+            }
+            Judgement::Foreign(known) => return Err(known.refuse(instance, seen, host)),
+        };
+        Lineage::new(seen, version, self.context.clock.now(), host).open(self.repository, instance).await?;
+        Ok(warning)
+    }
+
     async fn dump_database(&self, planned: PlannedItem, id: &mut Option<BackupId>) -> Result<Dumped, Failed> {
         let interrupt = &self.context.interrupt;
         let source = interrupt.guard(source::Source::connect(self.context, self.options, &planned)).await;
@@ -317,7 +341,10 @@ impl Dumper<'_> {
             instance: backup.instance().clone(),
             database: source.database().to_owned(),
             system_identifier: source.system_identifier(),
-            server: ServerVersion { number: source.server_version(), text: stored.archive.header.server_version.clone() },
+            server: ServerVersion {
+                number: source.server_version(),
+                text: stored.archive.header.server_version.clone(),
+            },
             source: Source { host: source.host().to_owned(), port: source.port() },
             backup_host: self.context.host.clone(),
             started_at,
@@ -339,7 +366,7 @@ impl Dumper<'_> {
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         if self.options.check == Check::ReadBack {
-            self.read_back(&manifest).await.at(Stage::ReadBack)?;
+            self.read_back(backup.stem(), &manifest).await.at(Stage::ReadBack)?;
             manifest.checks.read_back = true;
         }
         manifest.finished_at = self.context.clock.now();
@@ -348,10 +375,10 @@ impl Dumper<'_> {
     }
 
     /// Reads the stored archive as a restore would.
-    async fn read_back(&self, manifest: &DumpManifest) -> Result<()> {
+    async fn read_back(&self, stem: &DumpStem, manifest: &DumpManifest) -> Result<()> {
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.compression.threads;
-        let read = read_archive(self.repository, manifest, std::io::sink(), threads, task);
+        let read = read_archive(self.repository, stem, manifest, std::io::sink(), threads, task);
         self.context.interrupt.guard(read).await.map(drop)
     }
 }

@@ -56,11 +56,9 @@ async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
         flags.database = Some("postgres".to_owned());
     }
     let target = ConnectTarget::resolve(&flags, &context.environment)?;
-    let session = Session::connect(
-        &target,
-        &SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() },
-    )
-    .await?;
+    let session =
+        Session::connect(&target, &SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() })
+            .await?;
     // A database that a failed CREATE DATABASE left behind (limit -2) is listed: its failure is news.
     let query = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
                   WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1";
@@ -161,4 +159,3 @@ async fn free_bytes(address: &str) -> Result<Option<u64>> {
         Err(error) => Err(error),
     }
 }
-

@@ -1,6 +1,7 @@
 //! The database that is dumped: the connection, the clients that fit, and the snapshot that everything is read in.
 
 use super::{Context, Options, PlannedItem};
+use crate::config::environment::Environment;
 use crate::error::{Doing, Kind, Result};
 use crate::pg::conninfo::ConnectTarget;
 use crate::pg::database::Description;
@@ -12,7 +13,7 @@ use crate::repo::SystemIdentifier;
 pub struct Source {
     session: Session,
     connection: ChildConnection,
-    environment: crate::config::environment::Environment,
+    environment: Environment,
     pub clients: Tools,
     pub warnings: Vec<String>,
 }
@@ -30,11 +31,7 @@ impl Source {
         let session = Session::connect(&target, &session_options).await?;
         let clients = options.clients.for_server(session.server_version_num() / 10_000).await?;
         let connection = ChildConnection::new(&target, session.endpoint(), &context.scratch())?;
-        let mut warnings = target.warnings;
-        if let Some(safe) = clients.version.outdated() {
-            tracing::info!("pg_dump {} has known holes that {safe} closes", clients.version);
-            warnings.extend([]);
-        }
+        let warnings = target.warnings;
         Ok(Self { session, connection, environment: context.environment.clone(), clients, warnings })
     }
 

@@ -75,11 +75,9 @@ impl ServerCheck {
     }
 
     fn is_signed_by(&self, certificate: &Certificate, key: &SubjectPublicKeyInfoOwned) -> bool {
-        let (Ok(message), Ok(signing), Ok(owner)) = (
-            certificate.tbs_certificate.to_der(),
-            certificate.signature_algorithm.to_der(),
-            key.algorithm.to_der(),
-        ) else {
+        let (Ok(message), Ok(signing), Ok(owner)) =
+            (certificate.tbs_certificate.to_der(), certificate.signature_algorithm.to_der(), key.algorithm.to_der())
+        else {
             return false;
         };
         self.algorithms
@@ -255,6 +253,9 @@ impl Identity {
             return false;
         }
         let wild = || {
+            if self.address.is_some() {
+                return None;
+            }
             let (label, parent) = self.host.split_once('.')?;
             let wanted = pattern.strip_prefix("*.")?;
             Some(!label.is_empty() && !wanted.is_empty() && parent.eq_ignore_ascii_case(wanted))

@@ -1,0 +1,62 @@
+//! What each verb is told and how its answer reads.
+
+mod dump;
+
+use std::num::NonZeroUsize;
+
+use pgkeep::config::directories;
+use pgkeep::error::{Error, Kind, Result};
+use pgkeep::pg::conninfo::ConnectionFlags;
+use pgkeep::pg::tools::Search;
+use pgkeep::repo::InstanceName;
+
+use super::arguments::{Common, ConnectionArgs};
+use pgkeep::command::Context;
+
+pub use dump::dump;
+
+/// More threads than this only take memory: reading and hashing bound the rest.
+const MOST_THREADS: usize = 8;
+
+fn repository(common: &Common) -> Result<String> {
+    common.repo.clone().ok_or_else(|| {
+        Error::new(Kind::Usage, "no repository is named").hint("name a directory, such as --repo /backups")
+    })
+}
+
+/// The instance that a writing verb works on.
+fn instance(common: &Common) -> Result<InstanceName> {
+    named_instance(common)?.map_or_else(|| parse_instance("main"), Ok)
+}
+
+/// The instance that a reading verb is limited to.
+fn named_instance(common: &Common) -> Result<Option<InstanceName>> {
+    common.instance.as_deref().map(parse_instance).transpose()
+}
+
+fn parse_instance(name: &str) -> Result<InstanceName> {
+    name.parse().map_err(|error| {
+        Error::new(Kind::Usage, format!("--instance {name:?}"))
+            .because(error)
+            .hint("an instance is named with lower-case letters, digits, - and _, such as site-2")
+    })
+}
+
+fn flags(args: &ConnectionArgs) -> ConnectionFlags {
+    ConnectionFlags {
+        host: args.host.clone(),
+        port: args.port.clone(),
+        user: args.username.clone(),
+        ..ConnectionFlags::default()
+    }
+}
+
+fn clients(context: &Context, args: &ConnectionArgs) -> Search {
+    Search { bin_dir: args.bin_dir.clone(), path: directories::path(&context.environment) }
+}
+
+/// The processors of this machine, within reason.
+fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    asked.unwrap_or_else(|| available.min(NonZeroUsize::new(MOST_THREADS).unwrap_or(available)))
+}

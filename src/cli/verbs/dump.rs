@@ -1,0 +1,102 @@
+//! `pgkeep dump`.
+
+use std::process::ExitCode;
+
+use pgkeep::command::dump::{self, Check, Databases, Item, NewLineage, Options, Preview, WantedGlobals};
+use pgkeep::command::{Context, Outcome};
+use pgkeep::error::Result;
+use pgkeep::repo::GlobalsIncluded;
+use pgkeep::stream::Compression;
+
+use crate::cli::arguments::{CheckLevel, Common, DumpArgs};
+use crate::cli::output::bytes;
+use crate::cli::run::Screen;
+
+pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args: DumpArgs) -> ExitCode {
+    let options = match options(context, common, &args) {
+        Ok(options) => options,
+        Err(error) => return screen.fail(&error),
+    };
+    let plan = match dump::plan(context, &options).await {
+        Ok(plan) => plan,
+        Err(error) => return screen.fail(&error),
+    };
+    if args.dry_run {
+        let previews = dump::preview(context, &options, &plan).await;
+        return screen.finish(&Outcome::of(previews, plan.warnings), previews_text);
+    }
+    match dump::execute(context, &options, plan).await {
+        Ok(outcome) => screen.finish(&outcome, text),
+        Err(error) => screen.fail(&error),
+    }
+}
+
+fn options(context: &Context, common: &Common, args: &DumpArgs) -> Result<Options> {
+    Ok(Options {
+        instance: super::instance(common)?,
+        repository: super::repository(common)?,
+        connection: super::flags(&args.connection),
+        connect_retry: args.connection.connect_retry,
+        databases: if args.all { Databases::All } else { Databases::Named(args.dbname.clone()) },
+        clients: super::clients(context, &args.connection),
+        compression: Compression { level: args.compress, threads: super::threads(args.threads) },
+        check: match args.check {
+            CheckLevel::Decode => Check::Decode,
+            CheckLevel::ReadBack => Check::ReadBack,
+        },
+        globals: if args.no_globals { WantedGlobals::LeaveOut } else { WantedGlobals::Include },
+        lock_wait: args.lock_wait,
+        lineage: if args.new_lineage { NewLineage::Accept } else { NewLineage::Refuse },
+    })
+}
+
+fn text(outcome: &Outcome<Item>) -> String {
+    outcome.items.iter().map(item_text).collect::<Vec<_>>().join("\n")
+}
+
+fn item_text(item: &Item) -> String {
+    let (Some(id), Some(plain)) = (&item.id, item.plain_bytes) else {
+        return format!("{}: not dumped (stage {})", item.database, item.stage.unwrap_or("unknown"));
+    };
+    let stored = item.repositories.iter().find_map(|copy| copy.stored_bytes).unwrap_or_default();
+    let proven = match item.checks {
+        Some(checks) if checks.read_back => "decoded and read back",
+        _ => "decoded",
+    };
+    let globals = match item.globals {
+        Some(GlobalsIncluded::WithPasswords) => "with roles and passwords",
+        Some(GlobalsIncluded::WithoutPasswords) => "with roles, without passwords",
+        _ => "without roles",
+    };
+    format!(
+        "{id}\n  {} of archive, {} stored in {:.1} s; {proven}; {globals}",
+        bytes(plain),
+        bytes(stored),
+        item.duration_seconds
+    )
+}
+
+fn previews_text(outcome: &Outcome<Preview>) -> String {
+    outcome.items.iter().map(preview_text).collect::<Vec<_>>().join("\n")
+}
+
+fn preview_text(preview: &Preview) -> String {
+    if preview.error.is_some() {
+        return format!("{}: cannot be dumped", preview.database);
+    }
+    let free = match preview.free_bytes {
+        Some(free) => format!("{} free", bytes(free)),
+        None => "it would be created".to_owned(),
+    };
+    let head = format!(
+        "would dump {} ({}, {} relations) of {}\nwith pg_dump {}\ninto {} ({free}), instance {}\n",
+        preview.database,
+        bytes(preview.database_size_bytes),
+        preview.relations,
+        preview.server,
+        preview.client,
+        preview.repository,
+        preview.instance,
+    );
+    preview.steps.iter().fold(head, |text, step| text + "  " + step + "\n")
+}
