@@ -1,0 +1,150 @@
+//! A place that holds backups, known by its `pgkeep.json`.
+//!
+//! The marker keeps an unmounted disk from being taken for an empty repository: a host remembers the id of every
+//! repository it has stored in, and refuses an address whose marker is gone or has another id.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::document::{self, FORMAT};
+use super::layout::StoredName;
+use super::state::{RepositoryId, StateDirectory};
+use crate::error::{Doing as _, Error, Kind, Result};
+use crate::storage::{Fault, Storage};
+
+/// How the store keeps its promise that nothing is overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CreateOnly {
+    /// A hard link under the final name, which fails if there is one.
+    Link,
+    /// `If-None-Match: *`, proved by a probe.
+    IfNoneMatch,
+    /// `x-oss-forbid-overwrite`, proved by a probe.
+    OssHeader,
+    /// Nothing: no promise rests on it.
+    None,
+}
+
+/// `pgkeep.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Marker {
+    pub format: u32,
+    pub repository_id: RepositoryId,
+    /// By the store's own clock.
+    pub created_at: DateTime<Utc>,
+    pub create_only: CreateOnly,
+}
+
+/// A repository whose marker has been read and found right.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    storage: Arc<dyn Storage>,
+    marker: Marker,
+}
+
+impl Repository {
+    /// Opens a repository to read from it.
+    ///
+    /// [`Kind::NoSuchBackup`] if there is none and this host never stored there; [`Kind::Refused`] if it did and the
+    /// marker is gone or has another id; [`Kind::Usage`] if a newer version wrote it.
+    pub async fn open(storage: Arc<dyn Storage>, state: &StateDirectory) -> Result<Self> {
+        match Self::open_if_there(&storage, state).await? {
+            Some(repository) => Ok(repository),
+            None => Err(Error::new(Kind::NoSuchBackup, format!("there is no repository at {}", storage.address()))
+                .hint("check the address; the first dump creates a repository")),
+        }
+    }
+
+    /// Opens a repository to store in it, making it if there is none. The host remembers it from then on.
+    pub async fn open_or_create(
+        storage: Arc<dyn Storage>,
+        state: &StateDirectory,
+        create_only: CreateOnly,
+    ) -> Result<Self> {
+        let mut opened = Self::open_if_there(&storage, state).await?;
+        if opened.is_none() {
+            create_marker(&*storage, create_only).await?;
+            // Of two creators one wins; both read what is there now.
+            opened = Self::open_if_there(&storage, state).await?;
+        }
+        let address = storage.address();
+        let repository = opened.ok_or_else(|| {
+            Error::new(Kind::Storage, format!("pgkeep.json of {address} was stored and is not there"))
+                .hint("is something else removing files there?")
+        })?;
+        state.remember(address, repository.id())?;
+        Ok(repository)
+    }
+
+    async fn open_if_there(storage: &Arc<dyn Storage>, state: &StateDirectory) -> Result<Option<Self>> {
+        let address = storage.address();
+        let marker: Option<Marker> = document::read_if_there(&**storage, &StoredName::Marker.key())
+            .await
+            .map_err(storage_unless_newer)
+            .doing(Kind::Storage, || format!("open repository {address}"))?;
+        let remembered = state.remembered(address)?;
+        match (&marker, remembered) {
+            (Some(marker), Some((id, path))) if marker.repository_id != id => {
+                let found = &marker.repository_id;
+                let action = format!("{address} holds repository {found}, this host stored in repository {id} there");
+                Err(another_place(action, &path))
+            }
+            (None, Some((id, path))) => {
+                let action = format!("{address} has no pgkeep.json, this host stored in repository {id} there");
+                Err(another_place(action, &path))
+            }
+            _ => Ok(marker.map(|marker| Self { storage: Arc::clone(storage), marker })),
+        }
+    }
+
+    pub fn id(&self) -> &RepositoryId {
+        &self.marker.repository_id
+    }
+
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+
+    /// Where it is, as a user would type it.
+    pub fn address(&self) -> &str {
+        self.storage.address()
+    }
+
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    pub(super) fn shared_storage(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.storage)
+    }
+}
+
+/// A marker that cannot be read is a repository that cannot be read, whatever is wrong with it.
+fn storage_unless_newer(mut error: Error) -> Error {
+    if error.kind == Kind::Verification {
+        error.kind = Kind::Storage;
+        return error.hint("restore pgkeep.json from a copy of the repository; the backups beside it are not touched");
+    }
+    error
+}
+
+fn another_place(action: String, remembered: &std::path::Path) -> Error {
+    Error::refused(action).hint(format!(
+        "an unmounted disk? Mount it; if the repository was replaced on purpose, remove {}",
+        remembered.display()
+    ))
+}
+
+async fn create_marker(storage: &dyn Storage, create_only: CreateOnly) -> Result<()> {
+    let created_at = storage.now().await?;
+    let marker = Marker { format: FORMAT, repository_id: RepositoryId::random(), created_at, create_only };
+    match storage.create(&StoredName::Marker.key(), document::to_json(&marker)?).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.fault == Fault::Exists => Ok(()),
+        Err(error) => Err(error).doing(Kind::Storage, || format!("create repository {}", storage.address())),
+    }
+}
