@@ -3,6 +3,8 @@
 //! [`Storage`] is a contract that every backend keeps and one suite (`tests/storage.rs`) proves. What a backend cannot
 //! promise it does not imitate: nothing above this module leans on more than is written here.
 
+mod address;
+mod faulty;
 mod key;
 mod local;
 mod memory;
@@ -14,9 +16,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+pub use address::open;
+pub use faulty::{Call, Effect, FaultyStorage, Injection, Operation};
 pub use key::{InvalidKey, Key, Prefix};
-// pub use local::LocalStorage;
-// pub use memory::{Fault, FaultyStorage, MemoryStorage};
+pub use local::{LocalStorage, Missing};
+pub use memory::MemoryStorage;
 
 pub type Result<T, E = StorageError> = std::result::Result<T, E>;
 
@@ -46,7 +50,8 @@ pub enum Fault {
     Other,
 }
 
-/// A failed call, with the key it was made for. Becomes [`crate::error::Error`] of kind `Storage`.
+/// A failed call, with the key it was made for. Becomes [`crate::error::Error`] of kind `Storage`, or of the kind of its
+/// cause where that is an [`crate::error::Error`] itself: a write that the owner rule refuses stays `Refused`.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} in {address}: {source}")]
 pub struct StorageError {
@@ -57,6 +62,9 @@ pub struct StorageError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// The contract. Three things that a caller owes: no key is the folder of another key (`a` and `a/b`), because a file
+/// system cannot hold both; an operation whose future was dropped may still take effect; and listing while others write
+/// shows an object that appears meanwhile or not, but always one that was there before and is there after.
 #[async_trait]
 pub trait Storage: Send + Sync + Debug {
     /// Where this is, as a user would type it; never contains a secret.
@@ -74,7 +82,9 @@ pub trait Storage: Send + Sync + Debug {
     /// Begins a large create-only object. Nothing is visible under `key` before [`ObjectWriter::finish`].
     async fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>>;
 
-    /// Opens an object, whole or a range of it. A range that does not lie in the object is an error.
+    /// Opens an object, whole or a range of it. A range that does not lie in the object is an error; an empty one at or
+    /// before its end reads nothing. An object that is replaced or deleted while it is read is read to its end as it was,
+    /// or the reader fails.
     async fn read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Box<dyn ObjectReader>>;
 
     /// Size and time of an object; [`Fault::NotFound`] only if the store said so.
@@ -85,10 +95,12 @@ pub trait Storage: Send + Sync + Debug {
     /// Unfinished writes are not listed.
     async fn list(&self, prefix: &Prefix) -> Result<Vec<ObjectMeta>>;
 
-    /// Removes an object durably. Removing an object that does not exist succeeds.
+    /// Removes an object durably. Removing an object that does not exist succeeds. After [`Fault::Unavailable`] the
+    /// object may exist or not; asking again settles it.
     async fn delete(&self, key: &Key) -> Result<()>;
 
-    /// The store's own clock, which ages objects of all hosts alike.
+    /// The store's own clock, which ages objects of all hosts alike. May have to write to find out, and is then refused
+    /// where writing is.
     async fn now(&self) -> Result<DateTime<Utc>>;
 
     /// Bytes that can still be stored, where the store can say.
@@ -103,8 +115,7 @@ pub trait Storage: Send + Sync + Debug {
         let mut reader = self.read(key, None).await?;
         let mut body = Vec::new();
         while let Some(chunk) = reader.next().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() as u64 > limit_bytes {
+            if (body.len() + chunk.len()) as u64 > limit_bytes {
                 return Err(StorageError {
                     fault: Fault::Other,
                     action: format!("read {key}"),
@@ -112,17 +123,21 @@ pub trait Storage: Send + Sync + Debug {
                     source: format!("the object is larger than {limit_bytes} bytes").into(),
                 });
             }
+            body.extend_from_slice(&chunk);
         }
         Ok(body.into())
     }
 }
 
-/// A large object in the making. Dropping it unfinished leaves nothing under the key.
+/// A large object in the making. Dropping it unfinished leaves nothing under the key and frees its space.
 #[async_trait]
 pub trait ObjectWriter: Send {
+    /// Takes the next bytes; returns when there is room for more, so the store may still be busy with them and their
+    /// failure may be the answer to a later call. After an error, or when the future was dropped, every call fails.
     async fn write(&mut self, chunk: Bytes) -> Result<()>;
 
-    /// Makes the object visible and durable, if the name is still free. The size is what the store reports.
+    /// Makes the object visible and durable, if the name is still free; promises what [`Storage::create`] promises.
+    /// The size is what the store reports.
     async fn finish(self: Box<Self>) -> Result<ObjectMeta>;
 
     /// Gives up and removes what was written so far.
@@ -132,21 +147,51 @@ pub trait ObjectWriter: Send {
 /// The bytes of an object, in order. The end is only reported when the store delivered every byte it announced.
 #[async_trait]
 pub trait ObjectReader: Send {
+    /// The next bytes, never an empty chunk; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>>;
 }
 
 impl From<StorageError> for crate::error::Error {
     fn from(error: StorageError) -> Self {
+        let cause = error.source.downcast_ref::<Self>();
         let hint = match error.fault {
+            _ if cause.is_some_and(|cause| cause.next_step().is_some()) => None,
             Fault::Full => Some("free some space, or store elsewhere with --repo"),
             Fault::Denied => Some("check the owner and the rights of the repository"),
             _ => None,
         };
-        let converted = Self::new(crate::error::Kind::Storage, format!("{} in {}", error.action, error.address))
-            .because(error.source);
+        // The first judgement of a cause stands, as it does in `Doing::doing`.
+        let kind = cause.map_or(crate::error::Kind::Storage, |cause| cause.kind);
+        let converted = Self::new(kind, format!("{} in {}", error.action, error.address)).because(error.source);
         match hint {
             Some(hint) => converted.hint(hint),
             None => converted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Kind};
+
+    fn failed(fault: Fault, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        StorageError { fault, action: "create \"a\"".into(), address: "/backups".into(), source: source.into() }.into()
+    }
+
+    #[test]
+    fn a_fault_brings_its_next_step() {
+        let full = failed(Fault::Full, "no space left");
+        assert_eq!(full.kind, Kind::Storage);
+        assert_eq!(full.to_string(), "create \"a\" in /backups: no space left");
+        assert!(full.next_step().unwrap().contains("free some space"));
+    }
+
+    #[test]
+    fn the_kind_and_the_hint_of_the_cause_stand() {
+        let refused = failed(Fault::Denied, Error::refused("it belongs to postgres").hint("sudo -u postgres pgkeep …"));
+        assert_eq!(refused.kind, Kind::Refused);
+        assert_eq!(refused.next_step(), Some("sudo -u postgres pgkeep …"));
+        assert_eq!(refused.to_string(), "create \"a\" in /backups: it belongs to postgres");
     }
 }
