@@ -254,6 +254,11 @@ impl Verb {
             Self::Copy => "copy",
         }
     }
+
+    /// Whether its runs make backups, each under an intent.
+    pub fn has_intents(self) -> bool {
+        matches!(self, Self::Dump | Self::Basebackup | Self::Copy)
+    }
 }
 
 impl std::fmt::Display for Verb {

@@ -1,15 +1,38 @@
 //! What is stored: keys, manifests, the catalogue, intents, records.
 
+mod backup;
+mod catalogue;
+mod details;
 mod document;
+mod intent;
 mod layout;
+mod manifest;
 mod name;
+mod proof;
+mod record;
 mod repository;
+mod selection;
 mod state;
+mod sweep;
 
+pub use backup::BackupWriter;
+pub use catalogue::{Backup, Catalogue, Defect, Entry, Unreadable};
+pub use details::{DatabaseSettings, DumpDetails, Extension, Locale, Relation};
 pub use document::FORMAT;
+pub use intent::{
+    Claim, Intent, IntentDocument, LIMIT, Liveness, OWNER_LIMIT, SeenIntent, intents, judged_intents, liveness,
+};
 pub use layout::{
     BackupId, DumpStem, Folder, Level, ObjectRole, ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
+pub use manifest::{
+    BackupKind, Checks, Client, Compression, Counts, DumpManifest, Globals, GlobalsIncluded, ServerVersion, Source,
+    StoredObject,
+};
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
+pub use proof::{Proof, Proofs, proofs};
+pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, RunStatus, SeenRun, runs, status_seen};
 pub use repository::{CreateOnly, Marker, Repository};
+pub use selection::{Choice, Chosen, Which};
 pub use state::{Holder, HostId, Lock, LockState, RepositoryId, StateDirectory};
+pub use sweep::{SweepPlan, Swept};
