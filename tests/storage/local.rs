@@ -319,6 +319,23 @@ async fn a_writer_leaves_no_file_behind() {
 }
 
 #[tokio::test]
+async fn an_object_that_shrinks_is_an_error_and_not_a_shorter_object() {
+    let (_scene, repo) = scene();
+    let storage = open(&repo).await;
+    storage.create(&key("x"), noise(1, 5 << 20)).await.unwrap();
+    let mut reader = storage.read(&key("x"), None).await.unwrap();
+    reader.next().await.unwrap();
+    fs::File::options().write(true).open(repo.join("x")).unwrap().set_len((1 << 20) + 1).unwrap();
+    let error = loop {
+        match reader.next().await {
+            Ok(chunk) => assert!(chunk.is_some(), "an early end without an error"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("before its size said"), "{error}");
+}
+
+#[tokio::test]
 async fn a_sweep_removes_what_the_dead_left_and_nothing_that_is_locked() {
     let (_scene, repo) = scene();
     let storage = open(&repo).await;
