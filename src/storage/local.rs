@@ -1,7 +1,7 @@
 //! Objects as files in a directory of the local file system.
 //!
-//! `main/dumps/x` is the file `main/dumps/x`: whoever has the directory needs no tool to read it. Modes are 0700 and 0600
-//! whatever the umask; everything belongs to the owner of the directory, also what root writes. Links inside the
+//! `main/dumps/x` is the file `main/dumps/x`: whoever has the directory needs no tool to read it. Modes are 0700 and
+//! 0600 whatever the umask; everything belongs to the owner of the directory, also what root writes. Links inside the
 //! repository are refused, not followed. File work happens on blocking threads.
 
 mod failure;

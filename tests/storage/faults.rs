@@ -39,8 +39,10 @@ fn a_full_disk_is_said_to_be_full_and_nothing_half_written_stays() {
     // No inode is left: not even the temporary file can be made.
     let answer = in_own_mounts("mount -t tmpfs -o nr_inodes=1 tmpfs \"$REPO\"", "create", &repo);
     assert!(answer.starts_with("Full "), "{answer}");
-    let leftovers = format!("{full}; \"$0\" {} >/dev/null", child::ARGUMENTS.join(" "));
-    let answer = in_own_mounts(&format!("{leftovers}; test -z \"$(ls -A \"$REPO\")\""), "list", &repo);
+    // Two that fail, one after the other, and then what is left of them.
+    let failing = |role| format!("PGKEEP_TEST_ROLE={role} \"$0\" \"$@\" | grep -q 'ANSWER Full'");
+    let script = format!("{full}; {}; {}; test -z \"$(ls -A \"$REPO\")\"", failing("create"), failing("write"));
+    let answer = in_own_mounts(&script, "list", &repo);
     assert_eq!(answer, "");
 }
 
