@@ -83,9 +83,13 @@ fn modes_are_exact_under_any_umask() {
     if !is_root() {
         return;
     }
-    let (_scene, repo) = scene();
-    chown(&repo, Some(STRANGER), Some(STRANGER)).unwrap();
+    // For a user whom modes keep out, in a parent that it may write to and not read.
+    let (_scene, parent) = scene();
+    chown(&parent, Some(STRANGER), Some(STRANGER)).unwrap();
+    fs::set_permissions(&parent, fs::Permissions::from_mode(0o300)).unwrap();
+    let repo = parent.join("made");
     assert_eq!(child::answer(child::ourselves("umask 777", &repo).uid(STRANGER).gid(STRANGER)), "done");
+    assert_eq!(fs::metadata(&repo).unwrap().mode() & 0o7777, 0o700);
     assert_modes(&repo);
 }
 
