@@ -1,7 +1,7 @@
 //! One suite for every backend (`contract`), and what only a directory on a disk must keep (`local`).
 //!
-//! Needs `strace`, `unshare` and `mount`. As root it also checks the owner rule for real; otherwise it says what it left
-//! out.
+//! Needs `strace`, `unshare` and `mount`. As root it also checks the owner rule for real; otherwise it says what it
+//! left out.
 
 #[path = "storage/child.rs"]
 mod child;

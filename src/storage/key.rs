@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of an object: components joined by `/`, none of them empty, `.` or `..`, no NUL or control character,
-/// at most 1,024 bytes (the limit of S3) with at most 255 in one component (the limit of Linux file systems). No component
+/// The name of an object: components joined by `/`, none of them empty, `.` or `..`, no NUL or control character, at
+/// most 1,024 bytes (the limit of S3) with at most 255 in one component (the limit of Linux file systems). No component
 /// begins with `.pgkeep-unfinished-`: a backend may keep what is being written under such names, beside the objects.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -1,7 +1,7 @@
 //! Objects as files in a directory of the local file system.
 //!
-//! `main/dumps/x` is the file `main/dumps/x`: whoever has the directory needs no tool to read it. Modes are 0700 and 0600
-//! whatever the umask; everything belongs to the owner of the directory, also what root writes. Links inside the
+//! `main/dumps/x` is the file `main/dumps/x`: whoever has the directory needs no tool to read it. Modes are 0700 and
+//! 0600 whatever the umask; everything belongs to the owner of the directory, also what root writes. Links inside the
 //! repository are refused, not followed. File work happens on blocking threads.
 
 mod failure;
@@ -172,12 +172,19 @@ fn make_root(path: &Path) -> failure::Result<()> {
         }
         Err(errno) => return Err(errno).step(|| "create the directory".to_owned()),
     }
-    rustix::fs::chmod(path, tree::FOLDER_MODE)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open_made = || rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty());
+    let made = match open_made() {
+        // A umask that takes our own rights away; root, whom a swapped name could mislead, does not come here.
+        Err(Errno::ACCESS) => rustix::fs::chmod(path, tree::FOLDER_MODE).and_then(|()| open_made()),
+        opened => opened,
+    };
+    let made = made?;
+    rustix::fs::fchmod(&made, tree::FOLDER_MODE)?;
     match rustix::fs::open(parent, flags, Mode::empty()) {
         Ok(parent) => tree::sync_folder(parent),
         // A parent that we may write to and not read: the file system as a whole can still be synced.
-        Err(Errno::ACCESS) => Ok(rustix::fs::syncfs(rustix::fs::open(path, flags, Mode::empty())?)?),
+        Err(Errno::ACCESS) => rustix::fs::syncfs(made).map_err(Failure::from),
         Err(errno) => Err(errno.into()),
     }
     .step(|| format!("fsync {parent:?}"))

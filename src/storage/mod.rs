@@ -50,8 +50,8 @@ pub enum Fault {
     Other,
 }
 
-/// A failed call, with the key it was made for. Becomes [`crate::error::Error`] of kind `Storage`, or of the kind of its
-/// cause where that is an [`crate::error::Error`] itself: a write that the owner rule refuses stays `Refused`.
+/// A failed call, with the key it was made for. Becomes [`crate::error::Error`] of kind `Storage`, or of the kind of
+/// its cause where that is an [`crate::error::Error`] itself: a write that the owner rule refuses stays `Refused`.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} in {address}: {source}")]
 pub struct StorageError {
@@ -83,8 +83,8 @@ pub trait Storage: Send + Sync + Debug {
     async fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>>;
 
     /// Opens an object, whole or a range of it. A range that does not lie in the object is an error; an empty one at or
-    /// before its end reads nothing. An object that is replaced or deleted while it is read is read to its end as it was,
-    /// or the reader fails.
+    /// before its end reads nothing. An object that is replaced or deleted while it is read is read to its end as it
+    /// was, or the reader fails.
     async fn read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Box<dyn ObjectReader>>;
 
     /// Size and time of an object; [`Fault::NotFound`] only if the store said so.

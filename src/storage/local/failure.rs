@@ -6,7 +6,8 @@ use rustix::io::Errno;
 
 use crate::storage::{Fault, StorageError};
 
-/// A fault and its cause. The caller of the storage layer gets it as a [`StorageError`], with the action and the address.
+/// A fault and its cause. The caller of the storage layer gets it as a [`StorageError`], with the action and the
+/// address.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub fault: Fault,

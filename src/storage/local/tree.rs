@@ -40,8 +40,8 @@ impl Tree {
         &self.root
     }
 
-    /// A repository has one owner, whoever owns its directory. Root writes as that owner; another user would leave files
-    /// that the owner can neither read nor remove.
+    /// A repository has one owner, whoever owns its directory. Root writes as that owner; another user would leave
+    /// files that the owner can neither read nor remove.
     pub fn may_write(&self) -> Result<()> {
         let us = geteuid();
         if us.is_root() || us == self.owner.0 {
@@ -134,8 +134,8 @@ impl Tree {
         Ok((self.reclaim(child)?, made))
     }
 
-    /// A folder that root made, here or in a run that died before it could give it away. Only an empty one is given away:
-    /// the owner of the parent could have moved a directory full of root's files into this place.
+    /// A folder that root made, here or in a run that died before it could give it away. Only an empty one is given
+    /// away: the owner of the parent could have moved a directory full of root's files into this place.
     fn reclaim(&self, folder: OwnedFd) -> Result<OwnedFd> {
         let us = geteuid();
         if us.is_root() && !self.owner.0.is_root() {
@@ -147,15 +147,16 @@ impl Tree {
         Ok(folder)
     }
 
-    /// Calls `visit` with every entry below `prefix` that is not a folder: the folder, its path ("" or ending in `/`) and
-    /// the name. Fails if a folder cannot be read. What is not named by a key is passed over and left alone.
+    /// Calls `visit` with every entry below `prefix` that is not a folder: the folder, its path ("" or ending in `/`)
+    /// and the name. Fails if a folder cannot be read. What is not named by a key is passed over and left alone.
     pub fn walk(&self, prefix: &Prefix, mut visit: impl FnMut(&OwnedFd, &str, &str) -> Result<()>) -> Result<()> {
         let mut waiting = vec![prefix.as_str().to_owned()];
         while let Some(path) = waiting.pop() {
             let folder = match self.folder(path.trim_end_matches('/')) {
                 Ok(Some(folder)) => folder,
                 Ok(None) => continue,
-                // Every ext4 file system has one at its top, closed to all but root: it is not a part of the repository.
+                // Every ext4 file system has one at its top, closed to all but root: it is not a part of the
+                // repository.
                 Err(failure) if of_file_system(prefix, &path) && failure.fault == Fault::Denied => continue,
                 Err(failure) => return Err(failure),
             };

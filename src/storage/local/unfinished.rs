@@ -1,8 +1,8 @@
 //! The file behind an object that is being written.
 //!
 //! Created beside its final name, locked for as long as its process writes, then fsynced, linked to the final name,
-//! unlinked, and the folder fsynced: in this order, so that a crash at any point leaves either no object or a whole one.
-//! `link` because it fails where the name is taken; `rename` would replace silently.
+//! unlinked, and the folder fsynced: in this order, so that a crash at any point leaves either no object or a whole
+//! one. `link` because it fails where the name is taken; `rename` would replace silently.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use rustix::fs::{Advice, AtFlags, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{Advice, AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::failure::{Failure, Result, Step};
@@ -197,10 +197,13 @@ fn remove_if_dead(folder: &OwnedFd, name: &str) -> Result<bool> {
     let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(false),
-        // A link or a pipe of this name is not ours.
-        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Ok(false),
+        // A link or a socket of this name is not ours.
+        Err(Errno::LOOP | Errno::NXIO) => return Ok(false),
         Err(errno) => return Err(errno.into()),
     };
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Ok(false);
+    }
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK | Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(false),
