@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::equality::{Differences, Snapshot, assert_equal};
+use common::pgkeep::tree;
 use common::shapes::{self, BREAKING_NAMES, NASTY_NAMES, PLATFORM};
-use common::{Cluster, Options, PgVersion, count};
+use common::{Cluster, Options, PgVersion, Workspace, count};
 
 /// Copies a database with the stock tools, so that what equality says of the copy is known to be right.
 fn copy_with_stock_tools(cluster: &Cluster, database: &str, copy: &str) {
@@ -55,7 +56,7 @@ fn a_stopped_server_is_killed_in_the_end() {
 #[test]
 fn a_killed_test_takes_its_server_along() {
     // This test starts itself once more, and there holds a server until it is killed.
-    if std::env::var_os("PGKEEP_TEST_HOLD").is_some() {
+    if common::environment("PGKEEP_TEST_HOLD").is_some() {
         let cluster = Cluster::plain(PgVersion::V15);
         eprintln!("holding {} {}", cluster.server_pid(), cluster.socket_dir().display());
         std::io::stdin().read_line(&mut String::new()).unwrap();
@@ -95,6 +96,16 @@ fn tcp_asks_for_the_password_and_own_rules_come_first() {
     assert!(!over_tcp("wrong"));
     cluster.create_database("shut");
     assert!(cluster.try_sql("shut", "SELECT 1").unwrap_err().contains("pg_hba.conf rejects"));
+}
+
+#[test]
+fn the_program_runs_in_a_world_of_its_own() {
+    let workspace = Workspace::new();
+    let mut call = workspace.pgkeep(["--version"]);
+    let environment: Vec<_> = call.command().get_envs().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+    assert_eq!(environment, ["HOME", "LC_ALL", "PATH", "PGKEEP_STATE_DIR", "TMPDIR"]);
+    call.run().succeeds();
+    assert_eq!(tree(&workspace.path("")), ["home/", "state/", "tmp/"]);
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl PgVersion {
                 ("PGKEEP_TEST_PG18", [format!("/var/cache/pgkeep-test/pg18/{wheel}"), in_target])
             }
         };
-        if let Some(dir) = std::env::var_os(variable) {
+        if let Some(dir) = super::environment(variable) {
             return dir.into();
         }
         let found = places.iter().map(PathBuf::from).find(|dir| dir.join("postgres").exists());

@@ -11,9 +11,14 @@ pub mod shapes;
 pub use cluster::{Cluster, Options, PgVersion};
 pub use pgkeep::{Outcome, Workspace};
 
+/// A variable of the environment that steers tests.
+pub fn environment(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name)
+}
+
 /// Whether the full counts of every proof were asked for (`ops/test.sh --long`).
 pub fn long() -> bool {
-    std::env::var_os("PGKEEP_TEST_LONG").is_some_and(|value| value == "1")
+    environment("PGKEEP_TEST_LONG").is_some_and(|value| value == "1")
 }
 
 /// `small` by default, `full` under `ops/test.sh --long`.
