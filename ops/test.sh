@@ -20,10 +20,11 @@ require_programs "$PG15_BIN/postgres:postgresql-15" zstd:zstd openssl:openssl st
 require_postgresql_18
 
 # cargo prints one summary line per test binary; the last line here adds them up.
+say "building and running the tests${PGKEEP_TEST_LONG:+, full counts}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
-cargo test --quiet "$@" 2>&1 | tee "$log" || status=$?
+cargo test --quiet --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
 awk '/^test result:/ { binaries++; passed += $4; failed += $6; ignored += $8 }
      END { printf "%d test binaries: %d passed; %d failed; %d ignored\n", binaries, passed, failed, ignored }' "$log"
 exit "$status"

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::equality::{Differences, Snapshot, assert_equal};
+use common::equality::{Differences, Snapshot, assert_equal, roles};
 use common::pgkeep::tree;
 use common::shapes::{self, BREAKING_NAMES, NASTY_NAMES, PLATFORM};
 use common::{Cluster, Options, PgVersion, Workspace, count};
@@ -160,6 +160,18 @@ fn a_newer_server_takes_the_torture_of_an_older_one() {
     new.run(new.client("pg_restore").args(["-e", "-d", &new.conninfo("torture")]).arg(archive.path()));
     let source = Snapshot::of(&old, "torture");
     only_the_database_itself_differs(source.content_differences(&Snapshot::of(&new, "torture")));
+}
+
+#[test]
+fn roles_are_equal_when_the_globals_were_replayed_and_not_before() {
+    let (source, target) = (Cluster::plain(PgVersion::V15), Cluster::plain(PgVersion::V15));
+    source.sql("postgres", include_str!("common/shapes/torture_roles.sql"));
+    assert_ne!(roles(&source), roles(&target));
+    let globals = tempfile::NamedTempFile::new().unwrap();
+    source.run(source.client("pg_dumpall").arg("-g").arg("-f").arg(globals.path()));
+    // Not stopping at errors: the superuser exists already.
+    target.run(target.client("psql").args(["-X", "-q", "-d", "postgres", "-f"]).arg(globals.path()));
+    assert_eq!(roles(&source), roles(&target));
 }
 
 #[test]

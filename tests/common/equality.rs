@@ -96,6 +96,15 @@ pub fn assert_equal(source: &Snapshot, restored: &Snapshot) {
     }
 }
 
+/// Every role of a cluster with its attributes, password, settings, comment and memberships, as `pg_dumpall` writes
+/// them; sorted, since roles have no order.
+pub fn roles(cluster: &Cluster) -> Vec<String> {
+    let text = cluster.run(cluster.client("pg_dumpall").arg("--roles-only"));
+    let mut lines = normalised(&String::from_utf8(text).unwrap());
+    lines.sort();
+    lines
+}
+
 /// The dump's text without what differs between two dumps of one database: the versions, and the random key that keeps
 /// psql from obeying what stands between its lines.
 fn normalised(dump: &str) -> Vec<String> {
