@@ -11,14 +11,14 @@ use serde::Serialize;
 /// The one JSON document of a command, on failure too.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Document<'a> {
+pub struct Document<'a, I> {
     pgkeep_json: u32,
     command: &'a str,
     status: Status,
     exit_code: u8,
     started_at: String,
     duration_seconds: f64,
-    items: serde_json::Value,
+    items: &'a [I],
     warnings: &'a [String],
     error: Option<&'a Error>,
 }
@@ -32,7 +32,7 @@ pub struct Told<'a> {
 
 impl Told<'_> {
     /// Prints the document to standard output.
-    pub fn json(&self, items: serde_json::Value, warnings: &[String], error: Option<&Error>) {
+    pub fn json<I: Serialize>(&self, items: &[I], warnings: &[String], error: Option<&Error>) {
         let document = Document {
             pgkeep_json: 1,
             command: self.command,

@@ -61,7 +61,7 @@ fn parse(words: &[std::ffi::OsString]) -> std::result::Result<Cli, ExitCode> {
         let message = text.strip_prefix("error: ").unwrap_or(&text).lines().next().unwrap_or_default().to_owned();
         let command = words.get(1).map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         let error = Error::usage(message).hint(format!("pgkeep {command} --help").replace("  ", " "));
-        Told { command: &command, started_at, duration_seconds: 0.0 }.json(serde_json::json!([]), &[], Some(&error));
+        Told { command: &command, started_at, duration_seconds: 0.0 }.json::<()>(&[], &[], Some(&error));
         ExitCode::from(Kind::Usage.exit_code())
     })
 }
@@ -180,7 +180,7 @@ impl Screen {
     /// The command failed before it had items.
     pub fn fail(&self, error: &Error) -> ExitCode {
         if self.json {
-            self.told().json(serde_json::json!([]), &[], Some(error));
+            self.told().json::<()>(&[], &[], Some(error));
         }
         output::complain(self.command, error);
         ExitCode::from(error.kind.exit_code())
@@ -189,8 +189,7 @@ impl Screen {
     /// The command came to its end: prints what it did, as text or as the document, and gives the exit code.
     pub fn finish<I: Serialize>(&self, outcome: &Outcome<I>, text: impl FnOnce(&Outcome<I>) -> String) -> ExitCode {
         if self.json {
-            let items = serde_json::to_value(&outcome.items).unwrap_or_default();
-            self.told().json(items, &outcome.warnings, outcome.error.as_ref());
+            self.told().json(&outcome.items, &outcome.warnings, outcome.error.as_ref());
         } else {
             let text = text(outcome);
             if !text.is_empty() && !(self.quiet && outcome.error.is_none() && self.is_action()) {
