@@ -114,11 +114,9 @@ impl TlsSettings {
             key: file("sslkey", "postgresql.key"),
             revoked: revoked(settings, file("sslcrl", "root.crl"), warnings),
             server_name: match settings.filled("sslsni") {
-                Some(word) => choice(
-                    "sslsni",
-                    word,
-                    &[("1", ServerNameIndication::Send), ("0", ServerNameIndication::Omit)],
-                )?,
+                Some(word) => {
+                    choice("sslsni", word, &[("1", ServerNameIndication::Send), ("0", ServerNameIndication::Omit)])?
+                }
                 None => ServerNameIndication::Send,
             },
             min_version,
@@ -192,7 +190,11 @@ fn versions(settings: &Settings) -> Result<(TlsVersion, TlsVersion)> {
 /// Parameters whose silence would make a connection weaker than the user asked for, or that cannot work.
 fn refuse_what_we_cannot(settings: &Settings) -> Result<()> {
     refuse(settings, "sslpassword", "pgkeep cannot open an encrypted client key; decrypt it into a 0600 file")?;
-    refuse(settings, "require_auth", "pgkeep cannot limit how the server asks for a password; use channel_binding=require or sslmode=verify-full")?;
+    refuse(
+        settings,
+        "require_auth",
+        "pgkeep cannot limit how the server asks for a password; use channel_binding=require or sslmode=verify-full",
+    )?;
     refuse(settings, "sslcrldir", "name one file with all revocation lists in sslcrl")?;
     refuse(settings, "sslkeylogfile", "pgkeep does not write session keys")?;
     refuse(settings, "replication", "pgkeep chooses itself when it needs a replication connection")?;

@@ -75,11 +75,9 @@ impl ServerCheck {
     }
 
     fn is_signed_by(&self, certificate: &Certificate, key: &SubjectPublicKeyInfoOwned) -> bool {
-        let (Ok(message), Ok(signing), Ok(owner)) = (
-            certificate.tbs_certificate.to_der(),
-            certificate.signature_algorithm.to_der(),
-            key.algorithm.to_der(),
-        ) else {
+        let (Ok(message), Ok(signing), Ok(owner)) =
+            (certificate.tbs_certificate.to_der(), certificate.signature_algorithm.to_der(), key.algorithm.to_der())
+        else {
             return false;
         };
         self.algorithms

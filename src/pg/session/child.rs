@@ -1,0 +1,153 @@
+//! The same connection for PostgreSQL's own programs.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::{APPLICATION_NAME, Endpoint};
+use crate::error::{Doing, Kind, Result};
+use crate::pg::conninfo::{
+    ChannelBinding, ConnectTarget, Negotiation, Probing, RootCertificates, ServerNameIndication, TlsVersion, passfile,
+    quote_conninfo_value,
+};
+
+/// A path that no file can have. `/dev/null` itself makes libpq print a warning on every connection.
+const NO_FILE: &str = "/dev/null/none";
+
+/// What a child needs to reach exactly the server that a session has reached: variables without a secret, and a
+/// password file of mode 0600 that lives as long as this value.
+///
+/// The caller builds the rest of the child's environment from an allow-list that holds no other PG* variable.
+pub struct ChildConnection {
+    variables: Vec<(&'static str, String)>,
+    parameters: Vec<(&'static str, String)>,
+    /// Removed when dropped.
+    _password: Option<NamedTempFile>,
+}
+
+impl ChildConnection {
+    /// `endpoint` is that of an open session to `target`; `scratch` is where the password file goes.
+    pub fn new(target: &ConnectTarget, endpoint: &Endpoint, scratch: &Path) -> Result<Self> {
+        let password = password_file(endpoint, scratch)?;
+        let file = match &password {
+            Some(file) => file.path().to_string_lossy().into_owned(),
+            None => NO_FILE.to_owned(),
+        };
+        let mut variables = vec![("PGPASSFILE", file)];
+        place(endpoint, &mut variables);
+        login(target, &mut variables);
+        encryption(target, &mut variables);
+        Ok(Self { variables, parameters: keepalive(target), _password: password })
+    }
+
+    /// Names and values to set. None is secret.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// The value for `-d`/`--dbname`: the quoted name (a bare one with `=` in it would be read as a connection
+    /// string) and those parameters that have no variable.
+    pub fn dbname_argument(&self, database: &str) -> String {
+        let mut text = format!("dbname={}", quote_conninfo_value(database));
+        for (key, value) in &self.parameters {
+            text.push_str(&format!(" {key}={}", quote_conninfo_value(value)));
+        }
+        text
+    }
+}
+
+fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<NamedTempFile>> {
+    let Some(password) = &endpoint.password else { return Ok(None) };
+    let address = endpoint.address.map(|address| address.ip().to_string()).unwrap_or_default();
+    let host = if endpoint.host.is_empty() { &address } else { &endpoint.host };
+    let mut lines = passfile::line(host, endpoint.port, &endpoint.user, password)?;
+    if endpoint.address.is_none() {
+        // libpq looks for this word where the directory is the one compiled into it.
+        lines.push_str(&passfile::line("localhost", endpoint.port, &endpoint.user, password)?);
+    }
+    let doing = || format!("write a password file in {scratch:?}");
+    let mut file =
+        tempfile::Builder::new().prefix(".pgkeep-pass-").tempfile_in(scratch).doing(Kind::Unexpected, doing)?;
+    file.write_all(lines.as_bytes()).doing(Kind::Unexpected, doing)?;
+    Ok(Some(file))
+}
+
+/// The address goes along with the name: another look at a name with several addresses could find another server.
+fn place(endpoint: &Endpoint, variables: &mut Vec<(&'static str, String)>) {
+    if !endpoint.host.is_empty() {
+        variables.push(("PGHOST", endpoint.host.clone()));
+    }
+    if let Some(address) = endpoint.address {
+        let scope = match address {
+            std::net::SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("%{}", v6.scope_id()),
+            _ => String::new(),
+        };
+        variables.push(("PGHOSTADDR", format!("{}{scope}", address.ip())));
+    }
+    variables.push(("PGPORT", endpoint.port.to_string()));
+    variables.push(("PGUSER", endpoint.user.clone()));
+    variables.push(("PGDATABASE", endpoint.dbname.clone()));
+}
+
+fn login(target: &ConnectTarget, variables: &mut Vec<(&'static str, String)>) {
+    let name = target.application_name.as_deref().unwrap_or(APPLICATION_NAME);
+    variables.push(("PGAPPNAME", name.to_owned()));
+    // Our sessions speak no GSSAPI; a child that found a ticket would reach the server in another way.
+    variables.push(("PGGSSENCMODE", "disable".to_owned()));
+    if let Some(options) = &target.options {
+        variables.push(("PGOPTIONS", options.clone()));
+    }
+    if let Some(limit) = target.connect_timeout {
+        variables.push(("PGCONNECT_TIMEOUT", limit.as_secs().to_string()));
+    }
+    if let Some(account) = &target.require_peer {
+        variables.push(("PGREQUIREPEER", account.clone()));
+    }
+    let binding = match target.channel_binding {
+        ChannelBinding::Disable => "disable",
+        ChannelBinding::Prefer => "prefer",
+        ChannelBinding::Require => "require",
+    };
+    variables.push(("PGCHANNELBINDING", binding.to_owned()));
+}
+
+fn encryption(target: &ConnectTarget, variables: &mut Vec<(&'static str, String)>) {
+    let tls = &target.tls;
+    let mut set = |name, value: &str| variables.push((name, value.to_owned()));
+    set("PGSSLMODE", tls.mode.as_str());
+    if tls.negotiation == Negotiation::Direct {
+        set("PGSSLNEGOTIATION", "direct");
+    }
+    set("PGSSLSNI", if tls.server_name == ServerNameIndication::Send { "1" } else { "0" });
+    let version = |version| if version == TlsVersion::V1_3 { "TLSv1.3" } else { "TLSv1.2" };
+    set("PGSSLMINPROTOCOLVERSION", version(tls.min_version));
+    set("PGSSLMAXPROTOCOLVERSION", version(tls.max_version));
+    match &tls.roots {
+        Some(RootCertificates::System) => set("PGSSLROOTCERT", "system"),
+        Some(RootCertificates::File(path)) => set("PGSSLROOTCERT", &path.to_string_lossy()),
+        None => {}
+    }
+    // An unset variable means the files of the home directory, an impossible path means none.
+    let path = |path: &Option<PathBuf>| path.as_deref().unwrap_or(Path::new(NO_FILE)).to_string_lossy().into_owned();
+    set("PGSSLCERT", &path(&tls.certificate));
+    set("PGSSLKEY", &path(&tls.key));
+    set("PGSSLCRL", &path(&tls.revoked));
+}
+
+/// libpq has no variables for these.
+fn keepalive(target: &ConnectTarget) -> Vec<(&'static str, String)> {
+    let keepalive = &target.keepalive;
+    let seconds = |key, value: Option<std::time::Duration>| value.map(|value| (key, value.as_secs().to_string()));
+    let probing = (keepalive.probing == Probing::Off).then(|| ("keepalives", "0".to_owned()));
+    [
+        probing,
+        seconds("keepalives_idle", keepalive.idle),
+        seconds("keepalives_interval", keepalive.interval),
+        keepalive.count.map(|count| ("keepalives_count", count.to_string())),
+        keepalive.user_timeout.map(|limit| ("tcp_user_timeout", limit.as_millis().to_string())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
