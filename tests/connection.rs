@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use connection::certificates::Certificates;
-use connection::cluster::{Cluster, free_port};
+use connection::cluster::{Cluster, free_port, run};
 use connection::oracle::{Case, ONCE, account, agree, child_agrees, resolve};
 use pgkeep::error::Kind;
-use pgkeep::pg::session::{Access, Encryption, Session, SessionOptions};
+use pgkeep::pg::session::{Access, ChildConnection, Encryption, Session, SessionOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const ROLES: &str = r#"
@@ -391,6 +391,28 @@ async fn the_server_with_the_wanted_attributes_is_chosen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dump_programs_take_the_connection_of_the_session() {
+    let server = cluster();
+    server.admin("ALTER ROLE app SUPERUSER");
+    let (dead, port) = (free_port(), server.port());
+    let case = Case::new("tools").env("HOME", "/nonexistent").env("PGPASSWORD", "pa:ss\\word");
+    let case = case.host("127.0.0.1,127.0.0.1").port(&format!("{dead},{port}")).user("app");
+    let target = resolve(&case.dbname(r"dbname='a=b \'c\\'")).unwrap();
+    let session = Session::connect(&target, &ONCE).await.unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let child = ChildConnection::new(&target, session.endpoint(), scratch.path()).unwrap();
+    for (program, arguments, words) in [
+        ("pg_dump", vec!["--schema-only", "--create"], "CREATE DATABASE \"a=b 'c\\\""),
+        ("pg_dumpall", vec!["--globals-only"], "CREATE ROLE \"we ird:\\\""),
+    ] {
+        let mut command = std::process::Command::new(format!("{}/{program}", connection::cluster::BIN));
+        command.env_clear().envs(child.variables()).args(arguments);
+        let text = run(command.arg("-w").arg("-d").arg(child.dbname_argument(&session.endpoint().dbname)));
+        assert!(text.contains(words), "{program}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_independent_of_settings_and_ends_when_dropped() {
     let server = cluster();
     let case = Case::new("app").env("HOME", "/").env("PGPASSWORD", "pa:ss\\word").host("127.0.0.1");
@@ -457,7 +479,7 @@ async fn a_server_that_comes_back_is_waited_for_and_a_wrong_password_is_not() {
     let patient = SessionOptions { access: Access::ReadWrite, retry_budget: Duration::from_secs(60) };
     let case = Case::new("patience").env("HOME", "/").host("127.0.0.1").port(&server.port().to_string()).dbname("app");
     let target = resolve(&case.clone().user("trusted")).unwrap();
-    let refused = Session::connect(&target, &ONCE).await.err().expect("nobody listens");
+    let refused = Session::connect(&target, &ONCE).await.expect_err("nobody listens");
     assert_eq!(refused.kind, Kind::Connect);
     let waiting = tokio::spawn(async move { Session::connect(&target, &patient).await });
     tokio::task::block_in_place(|| server.start());
@@ -466,7 +488,7 @@ async fn a_server_that_comes_back_is_waited_for_and_a_wrong_password_is_not() {
     let patient = SessionOptions { access: Access::ReadOnly, retry_budget: Duration::from_secs(60) };
     let begun = Instant::now();
     let target = resolve(&case.user("app").env("PGPASSWORD", "hunter2")).unwrap();
-    let error = Session::connect(&target, &patient).await.err().expect("a refusal");
+    let error = Session::connect(&target, &patient).await.expect_err("a refusal");
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert!(error.to_string().contains("password authentication failed"), "{error}");
     assert!(!format!("{error:?}").contains("hunter2"));
@@ -515,7 +537,7 @@ async fn a_server_that_starts_up_is_passed_over_or_waited_for() {
     let before = refused.load(Ordering::Relaxed);
     let target = resolve(&case(&starting.to_string())).unwrap();
     let patient = SessionOptions { access: Access::ReadOnly, retry_budget: Duration::from_secs(1) };
-    let error = Session::connect(&target, &patient).await.err().expect("never up");
+    let error = Session::connect(&target, &patient).await.expect_err("never up");
     assert!(error.to_string().contains("starting up"), "{error}");
     assert!(refused.load(Ordering::Relaxed) - before > 1);
 
@@ -527,7 +549,7 @@ async fn a_server_that_starts_up_is_passed_over_or_waited_for() {
         let target = resolve(&balanced).unwrap();
         assert_eq!(Session::connect(&target, &ONCE).await.unwrap().endpoint().port, server.port());
         let all_dead = resolve(&case(&format!("{dead},{starting}")).env("PGLOADBALANCEHOSTS", "random")).unwrap();
-        let error = Session::connect(&all_dead, &ONCE).await.err().expect("nobody").to_string();
+        let error = Session::connect(&all_dead, &ONCE).await.expect_err("nobody").to_string();
         first_tried_dead += i32::from(error.find("refused") < error.find("starting"));
     }
     assert!((1..40).contains(&first_tried_dead), "{first_tried_dead} of 40");
@@ -571,7 +593,7 @@ async fn an_error_names_every_place_and_its_next_step_fits() {
     ];
     for (case, words, hint) in table {
         let target = resolve(&case).unwrap();
-        let error = Session::connect(&target, &ONCE).await.err().expect("a failure");
+        let error = Session::connect(&target, &ONCE).await.expect_err("a failure");
         assert_eq!(error.kind, Kind::Connect);
         for word in words {
             assert!(error.to_string().contains(word), "no {word:?} in: {error}");

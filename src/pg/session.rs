@@ -16,7 +16,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::conninfo::{ConnectTarget, HostOrder, HostTarget, SessionAttributes};
 use crate::config::secret::Secret;
-use crate::error::{Doing, Kind, Result};
+use crate::error::{Error, Kind, Result};
 pub use attempt::Encryption;
 use attempt::{Background, Login};
 pub use child::ChildConnection;
@@ -77,12 +77,19 @@ impl fmt::Display for Endpoint {
 }
 
 /// An open session. Dropping it ends the connection and its task; [`Session::close`] also waits for that.
+#[derive(Debug)]
 pub struct Session {
     // Dropped in this order: the connection task sees that the client is gone, then that it must stop.
     client: Client,
     background: Background,
     endpoint: Endpoint,
-    server_version_num: u32,
+    server: Server,
+}
+
+/// What a session asks first.
+#[derive(Debug)]
+struct Server {
+    version_num: u32,
     in_recovery: bool,
     system_identifier: Option<u64>,
 }
@@ -113,18 +120,12 @@ impl Session {
 
     async fn begin(login: Login, endpoint: Endpoint, access: Access) -> Result<Self> {
         let client = login.client;
-        let doing = || format!("prepare the session with database {:?}", endpoint.dbname);
-        client.batch_execute(&preamble(access)).await.doing(Kind::Connect, doing)?;
-        notice_our_end(&client).await.doing(Kind::Connect, doing)?;
-        let row =
-            one_row(&client, "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.pg_is_in_recovery()")
-                .await
-                .doing(Kind::Connect, doing)?;
-        let version = row.first().cloned().flatten().unwrap_or_default();
-        let server_version_num = version.parse().doing(Kind::Connect, || format!("read server version {version:?}"))?;
-        let in_recovery = row.get(1).is_some_and(|value| value.as_deref() == Some("t"));
-        let system_identifier = system_identifier(&client).await.doing(Kind::Connect, doing)?;
-        Ok(Self { client, background: login.background, endpoint, server_version_num, in_recovery, system_identifier })
+        match prepare(&client, access).await {
+            Ok(server) => Ok(Self { client, background: login.background, endpoint, server }),
+            Err(e) => Err(Error::new(Kind::Connect, format!("prepare a session with {endpoint}"))
+                .because(failure::text_of(e))
+                .hint("check that the server stays up and that nothing between ends sessions, then run again")),
+        }
     }
 
     /// Speaks SQL. `search_path` is empty: every name needs its schema.
@@ -143,17 +144,17 @@ impl Session {
 
     /// As PostgreSQL counts: 150020 is 15.20.
     pub fn server_version_num(&self) -> u32 {
-        self.server_version_num
+        self.server.version_num
     }
 
     /// Whether the server was a standby when the session began.
     pub fn in_recovery(&self) -> bool {
-        self.in_recovery
+        self.server.in_recovery
     }
 
     /// The identity of the cluster; `None` where the role may not ask or the server does not know the question.
     pub fn system_identifier(&self) -> Option<u64> {
-        self.system_identifier
+        self.server.system_identifier
     }
 
     /// Ends the session and waits until its connection is closed, at most a few seconds.
@@ -161,6 +162,22 @@ impl Session {
         drop(self.client);
         self.background.finish().await;
     }
+}
+
+async fn prepare(client: &Client, access: Access) -> Result<Server, tokio_postgres::Error> {
+    client.batch_execute(&preamble(access)).await?;
+    notice_our_end(client).await?;
+    let row = client
+        .query_one(
+            "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.pg_is_in_recovery()",
+            &[],
+        )
+        .await?;
+    Ok(Server {
+        version_num: row.try_get::<_, i32>(0)?.unsigned_abs(),
+        in_recovery: row.try_get(1)?,
+        system_identifier: system_identifier(client).await?,
+    })
 }
 
 /// A role's or database's own settings must not end, block or misdirect a backup. The view holds only settings that

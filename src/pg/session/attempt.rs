@@ -37,6 +37,7 @@ pub(super) struct Login {
 }
 
 /// The task that moves a connection's bytes. It ends with this value, or before when the server goes away.
+#[derive(Debug)]
 pub(super) struct Background {
     stop: DropGuard,
     task: JoinHandle<()>,
