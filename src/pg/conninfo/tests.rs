@@ -156,3 +156,15 @@ fn a_variable_that_is_not_text_is_an_error_unless_it_is_hidden() {
     assert!(ConnectTarget::resolve(&dbname("app"), &environment).is_err());
     assert!(ConnectTarget::resolve(&dbname("host=a"), &environment).is_ok());
 }
+
+#[test]
+fn a_service_file_may_be_named_beside_its_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("services");
+    std::fs::write(&file, "[a]\nhost=h\nsslmode=disable\n").unwrap();
+    let target = resolve(&format!("service=a servicefile={}", file.display()), &[("PGSERVICEFILE", "/nonexistent")]);
+    assert_eq!((target.hosts[0].host.as_str(), target.tls.mode), ("h", SslMode::Disable));
+    let error =
+        ConnectTarget::resolve(&dbname("service=b"), &environment(&[("PGSERVICEFILE", file.to_str().unwrap())]));
+    assert!(error.unwrap_err().next_step().unwrap().contains("[b]"));
+}
