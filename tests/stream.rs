@@ -200,8 +200,7 @@ async fn a_consumer_that_leaves_ends_the_threads_and_has_no_totals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_level_that_zstd_does_not_have_is_still_a_frame() {
-    // zstd clamps levels; what matters is that the result decodes.
+async fn frames_of_every_level_decode() {
     for level in [-5, 1, 19, 22] {
         let compression = Compression { level, threads: threads(1) };
         let mut stream = compress(io::Cursor::new(sample(70_000, 9)), compression, (), Arc::new(Silent)).unwrap();
@@ -391,4 +390,29 @@ async fn a_source_that_gives_up_never_looks_like_an_end() {
         }
     });
     assert!(!flushed.await.expect("the writer ends"), "the output was finished as if it were whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_was_dropped_halfway_gives_up_the_stream() {
+    /// Stands still until the test lets go.
+    struct Held(mpsc::Receiver<()>);
+    impl Write for Held {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    // Whole frames: without one of them the rest would still decode.
+    let frame = Bytes::from(zstd::bulk::compress(&sample(1000, 6), 1).unwrap());
+    let (release, held) = mpsc::channel();
+    let mut stream = decompress(Held(held), threads(1), None, Arc::new(Silent)).unwrap();
+    while let Ok(pushed) = tokio::time::timeout(Duration::from_millis(200), stream.push(frame.clone())).await {
+        pushed.unwrap();
+    }
+    drop(release);
+    stream.push(frame).await.unwrap_err();
+    stream.finish().await.map(drop).unwrap_err();
 }
