@@ -192,7 +192,8 @@ impl Screen {
             self.told().json(&outcome.items, &outcome.warnings, outcome.error.as_ref());
         } else {
             let text = text(outcome);
-            if !text.is_empty() && !(self.quiet && outcome.error.is_none() && self.is_action()) {
+            let silent = self.quiet && outcome.error.is_none() && self.is_action();
+            if !text.is_empty() && !silent {
                 output::print(&text);
             }
         }
