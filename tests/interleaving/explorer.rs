@@ -243,7 +243,8 @@ pub fn draw(world: &dyn World, count: usize, mut seed: u64) -> Vec<String> {
             let drawn = (seed >> 33) as usize;
             // Deaths are rare, else few schedules get far.
             let steps = moves.iter().filter(|m| matches!(m, Move::Step(_))).count();
-            let next = if drawn % 16 == 0 { moves[drawn / 16 % moves.len()] } else { moves[drawn / 16 % steps] };
+            let next =
+                if drawn.is_multiple_of(16) { moves[drawn / 16 % moves.len()] } else { moves[drawn / 16 % steps] };
             execution.make(next);
             path.push(next);
             if let Some(found) = world.wrong_now(&execution, &execution.store.contents()) {

@@ -336,7 +336,7 @@ fn database_of(writer: usize) -> String {
 impl World for House {
     fn begin(&self) -> Execution {
         self.begun.set(self.begun.get() + 1);
-        if self.begun.get() % 1000 == 0 {
+        if self.begun.get().is_multiple_of(1000) {
             *self.runtime.borrow_mut() = new_runtime();
         }
         let runtime = self.runtime.borrow().clone();
