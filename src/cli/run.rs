@@ -16,6 +16,7 @@ use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::StateDirectory;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::ChronoUtc;
 
 use super::arguments::{Cli, Common, RestoreVerb, Verb};
 use super::output::{self, Told};
@@ -150,6 +151,7 @@ fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
         .with_writer(writer)
+        .with_timer(ChronoUtc::new("%Y-%m-%dT%H:%M:%SZ".to_owned()))
         .with_ansi(false)
         .with_target(false)
         .try_init();
