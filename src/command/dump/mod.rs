@@ -295,12 +295,17 @@ impl Dumper<'_> {
         let begin = BackupWriter::begin(self.repository, self.lock, source.database(), &self.context.host, clock);
         let backup = interrupt.guard(begin).await.at(Stage::Claim)?;
         *id = Some(backup.id().clone());
-        match self.store(&source, snapshot, globals, &backup, &mut warnings).await {
+        let stored = async {
+            let manifest = self.store(&source, snapshot, globals, &backup, &mut warnings).await?;
+            // Before the manifest: a backup of a lineage that nobody knows would let the next stranger in.
+            if let Some(lineage) = new_lineage {
+                let lineage = Lineage { first_backup: Some(backup.id().clone()), ..lineage };
+                lineage.store(self.repository, &self.options.instance).await.at(Stage::Commit)?;
+            }
+            Ok(manifest)
+        };
+        match stored.await {
             Ok(manifest) => {
-                if let Some(lineage) = new_lineage {
-                    let lineage = Lineage { first_backup: Some(backup.id().clone()), ..lineage };
-                    lineage.store(self.repository, &self.options.instance).await.at(Stage::Commit)?;
-                }
                 backup.commit(&manifest).await.at(Stage::Commit)?;
                 Ok(Dumped { manifest, warnings })
             }
