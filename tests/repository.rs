@@ -298,13 +298,30 @@ async fn whatever_cannot_be_read_stops_a_prune() {
         assert!(house.store.contents().contains_key(&orphan), "{damaged}");
     }
     house.store.restore(contents);
-    for nth in 1..=4 {
+    for nth in 1..=5 {
         house.faulty.inject(Injection::at(Operation::List, Effect::FailBefore(Fault::Unavailable)).nth(nth));
         assert_eq!(house.prune(&[]).await.unwrap_err().kind, Kind::Storage);
         house.faulty.heal();
-        assert!(house.store.contents().contains_key(&orphan), "listing {nth}");
+        // The last listing is that of the runs, after the data have gone.
+        assert_eq!(house.store.contents().contains_key(&orphan), nth < 5, "listing {nth}");
     }
-    assert_eq!(house.prune(&[]).await.unwrap().objects, [orphan]);
+    house.prune(&[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn runs_go_after_400_days() {
+    let house = House::new().await;
+    for _ in 0..2 {
+        let lock = house.lock(Verb::Dump);
+        let now = house.clock.now();
+        let run = Run::begin(&house.repository, &house.state, &lock, "db1", now).await.unwrap();
+        run.finish(RunOutcome::succeeded(Vec::new()), now).await.unwrap();
+        house.later(TimeDelta::days(200));
+    }
+    assert_eq!(house.prune(&[]).await.unwrap().old_runs, 0);
+    house.later(TimeDelta::seconds(1));
+    assert_eq!(house.prune(&[]).await.unwrap().old_runs, 1);
+    assert_eq!(house.keys().len(), 2);
 }
 
 #[tokio::test]

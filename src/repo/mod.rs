@@ -6,6 +6,7 @@ mod details;
 mod document;
 mod intent;
 mod layout;
+mod lineage;
 mod manifest;
 mod name;
 mod proof;
@@ -25,6 +26,7 @@ pub use intent::{
 pub use layout::{
     BackupId, DumpStem, Folder, Level, ObjectRole, ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
+pub use lineage::{Kinship, Lineage, NewLineage};
 pub use manifest::{
     BackupKind, Checks, Client, Compression, Counts, DumpManifest, Globals, GlobalsIncluded, ServerVersion, Source,
     StoredObject,
@@ -35,4 +37,4 @@ pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, Ru
 pub use repository::{CreateOnly, Marker, Repository};
 pub use selection::{Choice, Chosen, Which};
 pub use state::{Holder, HostId, Lock, LockState, RepositoryId, StateDirectory};
-pub use sweep::{SweepPlan, Swept};
+pub use sweep::{RUNS_KEPT, SweepPlan, Swept};

@@ -42,12 +42,12 @@ fn one_write_and_one_prune_with_deaths_anywhere() {
     assert_sound(&elsewhere, "write on another host than prune, both may die");
 }
 
-/// Drawn schedules by default; all of them in the long form.
+/// Drawn schedules; in the long form also all of them, where nobody dies.
 #[test]
 fn two_writes_and_one_prune() {
     if long() {
         let writers = [Writer::here().small(), Writer::elsewhere().small()];
-        assert_sound(&House::new(&writers, PruneOrder::Right, 1), "two small writes and a prune, one may die");
+        assert_sound(&House::new(&writers, PruneOrder::Right, 0), "two small writes and a prune");
     }
     let house = House::new(&[Writer::here(), Writer::elsewhere()], PruneOrder::Right, 3);
     let count = if long() { 50_000 } else { 500 };
