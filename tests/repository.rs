@@ -13,7 +13,7 @@ use pgkeep::repo::{
     DumpStem, Entry, Globals, GlobalsIncluded, InstanceName, Lock, ObjectRole, RecordPlace, Repository, Run,
     RunOutcome, RunStatus, ServerVersion, Source, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, runs,
 };
-use pgkeep::storage::{Effect, Fault, FaultyStorage, Injection, Key, MemoryStorage, Operation};
+use pgkeep::storage::{Effect, Fault, FaultyStorage, Injection, Key, LocalStorage, MemoryStorage, Missing, Operation};
 
 /// A repository in memory whose calls can be made to fail, seen from one host.
 struct House {
@@ -150,6 +150,40 @@ async fn what_is_committed_is_listed_and_nothing_else_is_left() {
     assert!(house.prune(&[]).await.unwrap().objects.is_empty());
     assert_eq!(house.prune(&[&stem]).await.unwrap().freed_bytes, 10);
     assert_eq!(house.keys(), ["pgkeep.json"]);
+}
+
+#[tokio::test]
+async fn the_same_life_on_a_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDirectory::open(directory.path().join("state")).unwrap();
+    let place = directory.path().join("backups");
+    let storage = Arc::new(LocalStorage::open(&place, Missing::CreateLast).await.unwrap());
+    let repository = Repository::open_or_create(storage, &state, CreateOnly::Link).await.unwrap();
+    let held = lock(&repository, &state, Verb::Dump);
+    let run = Run::begin(&repository, &state, &held, "db1", SystemClock.now()).await.unwrap();
+    let mut stems = Vec::new();
+    for database in ["we ird/..;$(x)\"'", ".pgkeep-unfinished-1", "-rf", "订单\n", &"x".repeat(63)] {
+        let writer = BackupWriter::begin(&repository, &held, database, "db_1.example", &SystemClock).await.unwrap();
+        let objects = store_data(&writer).await;
+        let stem = writer.stem().clone();
+        writer.intent().refresh().await.unwrap();
+        writer.commit(&manifest(&stem, database, objects)).await.unwrap();
+        stems.push((stem, database.to_owned()));
+    }
+    run.finish(RunOutcome::succeeded(Vec::new()), SystemClock.now()).await.unwrap();
+    for instance in [None, Some(&main_instance())] {
+        let catalogue = Catalogue::read(&repository, instance).await.unwrap();
+        assert_eq!(catalogue.entries.len(), stems.len());
+        for (stem, database) in &stems {
+            let backup = catalogue.backups().find(|backup| backup.stem == *stem).unwrap();
+            assert_eq!((backup.manifest.database.as_str(), backup.shortcoming()), (database.as_str(), None));
+        }
+    }
+    let prune = lock(&repository, &state, Verb::Prune);
+    let plan = SweepPlan { remove: stems.into_iter().map(|(stem, _)| stem).collect() };
+    assert_eq!(plan.execute(&repository, &state, &prune).await.unwrap().objects.len(), 10);
+    assert!(Catalogue::read(&repository, None).await.unwrap().entries.is_empty());
+    assert_eq!(std::fs::read_dir(place.join("main/dumps")).unwrap().count(), 0);
 }
 
 /// The store fails at its nth call, in each of two ways, for every n until the backup gets through.

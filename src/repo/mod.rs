@@ -1,4 +1,9 @@
 //! What is stored: keys, manifests, the catalogue, intents, records.
+//!
+//! The order in which things are stored and taken away is the whole point, and lies in two files that are each other's
+//! halves: [`BackupWriter`] (intent, data, manifest, intent removed) and [`SweepPlan`] (manifests removed; data, then
+//! intents, then manifests listed; what none of these names removed). `tests/interleaving` runs them against each
+//! other in every order.
 
 mod backup;
 mod catalogue;
@@ -21,7 +26,8 @@ pub use catalogue::{Backup, Catalogue, Defect, Entry, Unreadable};
 pub use details::{DatabaseSettings, DumpDetails, Extension, Locale, Relation};
 pub use document::FORMAT;
 pub use intent::{
-    Claim, Intent, IntentDocument, LIMIT, Liveness, OWNER_LIMIT, SeenIntent, intents, judged_intents, liveness,
+    Claim, Intent, IntentDocument, LIMIT as INTENT_LIMIT, Liveness, OWNER_LIMIT as INTENT_OWNER_LIMIT, SeenIntent,
+    intents, judged_intents, liveness,
 };
 pub use layout::{
     BackupId, DumpStem, Folder, Level, ObjectRole, ProofName, RunName, StoredName, Verb, Verdict, instance_folder,

@@ -54,8 +54,18 @@ impl Repository {
     pub async fn open(storage: Arc<dyn Storage>, state: &StateDirectory) -> Result<Self> {
         match Self::open_if_there(&storage, state).await? {
             Some(repository) => Ok(repository),
-            None => Err(Error::new(Kind::NoSuchBackup, format!("there is no repository at {}", storage.address()))
-                .hint("check the address; the first dump creates a repository")),
+            None => Err(Self::absent(storage.address(), state)),
+        }
+    }
+
+    /// What it means that nothing is at `address`: for a caller whose store could not even be opened because its
+    /// directory does not exist.
+    pub fn absent(address: &str, state: &StateDirectory) -> Error {
+        match state.remembered(address) {
+            Err(error) => error,
+            Ok(Some((id, path))) => no_marker(address, &id, &path),
+            Ok(None) => Error::new(Kind::NoSuchBackup, format!("there is no repository at {address}"))
+                .hint("check the address; the first dump creates a repository"),
         }
     }
 
@@ -93,10 +103,7 @@ impl Repository {
                 let action = format!("{address} holds repository {found}, this host stored in repository {id} there");
                 Err(another_place(action, &path))
             }
-            (None, Some((id, path))) => {
-                let action = format!("{address} has no pgkeep.json, this host stored in repository {id} there");
-                Err(another_place(action, &path))
-            }
+            (None, Some((id, path))) => Err(no_marker(address, &id, &path)),
             _ => Ok(marker.map(|marker| Self { storage: Arc::clone(storage), marker })),
         }
     }
@@ -130,6 +137,11 @@ fn storage_unless_newer(mut error: Error) -> Error {
         return error.hint("restore pgkeep.json from a copy of the repository; the backups beside it are not touched");
     }
     error
+}
+
+fn no_marker(address: &str, id: &RepositoryId, remembered: &std::path::Path) -> Error {
+    let action = format!("{address} has no pgkeep.json, this host stored in repository {id} there");
+    another_place(action, remembered)
 }
 
 fn another_place(action: String, remembered: &std::path::Path) -> Error {
@@ -199,6 +211,8 @@ mod tests {
             assert!(error.next_step().unwrap().starts_with("an unmounted disk?"));
         }
         assert!(unmounted.contents().is_empty());
+        assert_eq!(Repository::absent("memory:", &house.state).kind, Kind::Refused);
+        assert_eq!(Repository::absent("memory:", &elsewhere.state).kind, Kind::NoSuchBackup);
 
         let other = MemoryStorage::new();
         create(&other, &elsewhere).await.unwrap();
