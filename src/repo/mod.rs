@@ -12,6 +12,7 @@ mod document;
 mod intent;
 mod layout;
 mod lineage;
+mod lock;
 mod manifest;
 mod name;
 mod proof;
@@ -33,6 +34,7 @@ pub use layout::{
     BackupId, DumpStem, Folder, Level, ObjectRole, ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
 pub use lineage::{Kinship, Lineage, NewLineage};
+pub use lock::{Holder, Lock, LockState};
 pub use manifest::{
     BackupKind, Checks, Client, Compression, Counts, DumpManifest, Globals, GlobalsIncluded, ServerVersion, Source,
     StoredObject,
@@ -42,5 +44,5 @@ pub use proof::{Proof, Proofs, proofs};
 pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, RunStatus, SeenRun, runs, status_seen};
 pub use repository::{CreateOnly, Marker, Repository};
 pub use selection::{Choice, Chosen, Which};
-pub use state::{Holder, HostId, Lock, LockState, RepositoryId, StateDirectory};
+pub use state::{HostId, RepositoryId, StateDirectory};
 pub use sweep::{RUNS_KEPT, SweepPlan, Swept};

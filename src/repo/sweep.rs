@@ -11,10 +11,11 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::document;
 use super::intent::{Liveness, READS_AT_ONCE, judged_intents};
 use super::layout::{BackupId, DumpStem, Folder, ObjectRole, StoredName, instance_folder};
+use super::lock::Lock;
 use super::manifest::DumpManifest;
 use super::name::InstanceName;
 use super::repository::Repository;
-use super::state::{Lock, StateDirectory};
+use super::state::StateDirectory;
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::storage::{Fault, Key, ObjectMeta, Storage};
 
