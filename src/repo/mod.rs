@@ -7,6 +7,7 @@ mod details;
 mod document;
 mod intent;
 mod layout;
+mod leftovers;
 pub mod lineage;
 mod manifest;
 mod name;
@@ -27,6 +28,7 @@ pub use intent::{
 pub use layout::{
     BackupId, DumpStem, Folder, Level, ObjectRole, ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
+pub use leftovers::remove_leftovers;
 pub use lineage::Lineage;
 pub use manifest::{
     BackupKind, Checks, Client, Compression, Counts, DumpManifest, Globals, GlobalsIncluded, ServerVersion, Source,

@@ -9,7 +9,7 @@ use pgkeep::repo::GlobalsIncluded;
 use pgkeep::stream::Compression;
 
 use crate::cli::arguments::{CheckLevel, Common, DumpArgs};
-use crate::cli::output::bytes;
+use crate::cli::output::{self, bytes};
 use crate::cli::run::Screen;
 
 pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args: DumpArgs) -> ExitCode {
@@ -19,14 +19,24 @@ pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args:
     };
     let plan = match dump::plan(context, &options).await {
         Ok(plan) => plan,
-        Err(error) => return screen.fail(&error),
+        Err(error) => {
+            if !args.dry_run {
+                dump::record_unplanned(context, &options, &error).await;
+            }
+            return screen.fail(&error);
+        }
     };
     if args.dry_run {
         let previews = dump::preview(context, &options, &plan).await;
         return screen.finish(&Outcome::of(previews, plan.warnings), previews_text);
     }
     match dump::execute(context, &options, plan).await {
-        Ok(outcome) => screen.finish(&outcome, text),
+        Ok(outcome) => {
+            if !common.quiet {
+                outcome.items.iter().for_each(warn);
+            }
+            screen.finish(&outcome, text)
+        }
         Err(error) => screen.fail(&error),
     }
 }
@@ -48,6 +58,10 @@ fn options(context: &Context, common: &Common, args: &DumpArgs) -> Result<Option
         lock_wait: args.lock_wait,
         lineage: if args.new_lineage { NewLineage::Accept } else { NewLineage::Refuse },
     })
+}
+
+fn warn(item: &Item) {
+    item.warnings.iter().for_each(|warning| output::warn(&format!("{}: {warning}", item.database)));
 }
 
 fn text(outcome: &Outcome<Item>) -> String {

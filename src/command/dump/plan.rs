@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::source::Source;
 use super::{Check, Context, Databases, Options, WantedGlobals};
+use crate::config::environment::Environment;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
 use crate::pg::session::{Session, SessionOptions};
@@ -22,6 +23,8 @@ pub struct PlannedItem {
     /// For messages: the name, or what was typed where that names a whole connection.
     pub name: String,
     pub flags: ConnectionFlags,
+    /// What its user should know before anything is done.
+    pub warnings: Vec<String>,
 }
 
 /// Finds out which databases are meant; asks the server only for `--all`.
@@ -38,7 +41,18 @@ fn named(context: &Context, options: &Options, typed: &str) -> Result<PlannedIte
     let flags = ConnectionFlags { dbname: Some(typed.to_owned()), ..options.connection.clone() };
     // Resolved once here so that a mistyped keyword or service stops everything before anything is stored.
     let target = ConnectTarget::resolve(&flags, &context.environment)?;
-    Ok(PlannedItem { name: target.dbname, flags })
+    let warnings = password_in_arguments(typed).into_iter().collect();
+    Ok(PlannedItem { name: target.dbname, flags, warnings })
+}
+
+/// Whoever may list the processes of this host has read it. Only what was typed is looked at, not what it leads to.
+fn password_in_arguments(typed: &str) -> Option<String> {
+    let nothing_else = Environment::from_pairs([("HOME", "/nonexistent")]).with_account("nobody");
+    let flags = ConnectionFlags { dbname: Some(typed.to_owned()), ..ConnectionFlags::default() };
+    let target = ConnectTarget::resolve(&flags, &nothing_else).ok()?;
+    target.hosts.iter().any(|host| host.password.is_some()).then(|| {
+        "the password in -d can be read by every user of this host while pgkeep runs: put it into ~/.pgpass".to_owned()
+    })
 }
 
 fn from_environment(context: &Context, options: &Options) -> Result<PlannedItem> {
@@ -47,7 +61,7 @@ fn from_environment(context: &Context, options: &Options) -> Result<PlannedItem>
         return Err(Error::usage("no database is named").hint("name one with -d, or take every one with --all"));
     }
     let target = ConnectTarget::resolve(&options.connection, environment)?;
-    Ok(PlannedItem { name: target.dbname, flags: options.connection.clone() })
+    Ok(PlannedItem { name: target.dbname, flags: options.connection.clone(), warnings: Vec::new() })
 }
 
 async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
@@ -67,6 +81,7 @@ async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
     let item = |name: String| PlannedItem {
         flags: ConnectionFlags { database: Some(name.clone()), ..options.connection.clone() },
         name,
+        warnings: Vec::new(),
     };
     let items: Vec<PlannedItem> = rows.iter().map(|row| item(row.get(0))).collect();
     if items.is_empty() {
