@@ -110,8 +110,8 @@ fn with_words(error: Error, words: &[String]) -> Error {
 }
 
 const LOCKED: &str = "another session has locked that table; to see which: SELECT a.pid, a.usename, a.state, \
-    l.relation::regclass, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.mode = \
-    'AccessExclusiveLock'; or wait longer: --lock-wait 10m";
+    l.relation::regclass, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+    WHERE l.mode = 'AccessExclusiveLock'; or wait longer: --lock-wait 10m";
 
 /// The next step after the two failures that a database in use brings about.
 fn with_hint(error: Error, database: &str) -> Error {
@@ -122,7 +122,8 @@ fn with_hint(error: Error, database: &str) -> Error {
     if words.contains("permission denied") {
         let database = shell_word(OsStr::new(database));
         return error.hint(format!(
-            "grant the role what it may not read (GRANT pg_read_all_data reads every table);              pgkeep check -d {database} names each"
+            "grant the role what it may not read (GRANT pg_read_all_data reads every table); \
+             pgkeep check -d {database} names each"
         ));
     }
     error

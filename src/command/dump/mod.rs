@@ -243,7 +243,7 @@ impl Dumper<'_> {
     async fn dump(&self, planned: PlannedItem) -> Item {
         let started = Instant::now();
         let database = planned.name.clone();
-        let mut warnings = planned.warnings.clone();
+        let mut warnings = Vec::new();
         let done = self.dump_database(&planned, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
         let copy = |status, stored_bytes| Copy { name: self.repository.address().to_owned(), status, stored_bytes };
@@ -304,11 +304,7 @@ impl Dumper<'_> {
         Ok(warning)
     }
 
-    async fn dump_database(
-        &self,
-        planned: &PlannedItem,
-        warnings: &mut Vec<String>,
-    ) -> Result<DumpManifest, Failed> {
+    async fn dump_database(&self, planned: &PlannedItem, warnings: &mut Vec<String>) -> Result<DumpManifest, Failed> {
         let interrupt = &self.context.interrupt;
         let source = interrupt.guard(source::Source::connect(self.context, self.options, planned)).await;
         let source = source.at(Stage::Connect)?;
@@ -316,6 +312,7 @@ impl Dumper<'_> {
         warnings.extend(self.accept_lineage(&source).await.at(Stage::Lineage)?);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
         let globals = interrupt.guard(globals::take(&source, self.options.globals)).await.at(Stage::Globals)?;
+        warnings.extend(globals.warning.clone());
 
         let clock = &*self.context.clock;
         let begin = BackupWriter::begin(self.repository, self.lock, source.database(), &self.context.host, clock);
@@ -356,8 +353,6 @@ impl Dumper<'_> {
         }
         let body = details.to_stored().at(Stage::Commit)?;
         objects.push(backup.put(ObjectRole::Details, body).await.at(Stage::Commit)?);
-        warnings.extend(globals.warning);
-
         let mut manifest = DumpManifest {
             format: DumpManifest::FORMAT,
             kind: crate::repo::BackupKind::Dump,
