@@ -10,10 +10,12 @@ mod layout;
 pub mod lineage;
 mod manifest;
 mod name;
+mod probe;
 mod proof;
 mod record;
 mod repository;
 mod selection;
+mod series;
 mod state;
 mod sweep;
 
@@ -25,7 +27,8 @@ pub use intent::{
     Claim, Intent, IntentDocument, LIMIT, Liveness, OWNER_LIMIT, SeenIntent, intents, judged_intents, liveness,
 };
 pub use layout::{
-    BackupId, DumpStem, Folder, Level, ObjectRole, ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
+    BackupId, DumpStem, Folder, Level, ObjectRole, ProbeName, ProofName, RunName, StoredName, Verb, Verdict,
+    instance_folder,
 };
 pub use lineage::Lineage;
 pub use manifest::{
@@ -33,9 +36,11 @@ pub use manifest::{
     StoredObject,
 };
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
+pub use probe::probe;
 pub use proof::{Proof, Proofs, proofs};
 pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, RunStatus, SeenRun, runs, status_seen};
 pub use repository::{CreateOnly, Marker, Repository};
 pub use selection::{Choice, Chosen, Which};
+pub use series::Series;
 pub use state::{Holder, HostId, Lock, LockState, RepositoryId, StateDirectory};
 pub use sweep::{SweepPlan, Swept};
