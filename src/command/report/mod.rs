@@ -143,8 +143,14 @@ impl Holdings {
         Ok(Self { repository, catalogue })
     }
 
-    async fn runs(&self, context: &Context, options: &Options) -> Result<Vec<SeenRun>> {
-        let runs = crate::repo::runs(&self.repository, &context.state, options.instance.as_ref());
-        context.interrupt.guard(runs).await
-    }
+}
+
+/// Every recorded run, oldest first.
+async fn seen_runs(context: &Context, options: &Options, repository: &Repository) -> Result<Vec<SeenRun>> {
+    let runs = crate::repo::runs(repository, &context.state, options.instance.as_ref());
+    let mut seen = context.interrupt.guard(runs).await?;
+    // Names tell seconds only, and of two runs of one second the later one must be last.
+    let begun = |run: &SeenRun| run.record.as_ref().map_or(run.run.started_at().time(), |record| record.started_at);
+    seen.sort_by_key(begun);
+    Ok(seen)
 }

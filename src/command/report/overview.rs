@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::runs::reason;
-use super::{Context, Holdings, Moment, Options, Outcome, PassedOver, State, Summary};
+use super::{Context, Holdings, Moment, Options, Outcome, PassedOver, State, Summary, seen_runs};
 use crate::command::finding::{Finding, error_of};
 use crate::error::Result;
 use crate::repo::{Entry, InstanceName, RunItem, RunName, RunRecord, RunStatus, SeenRun, Series, Verb};
@@ -49,7 +49,7 @@ pub struct Attempt {
 /// The whole, by instance.
 pub async fn overview(context: &Context, options: &Options) -> Result<Outcome<InstanceReport>> {
     let holdings = Holdings::read(context, options).await?;
-    let runs = holdings.runs(context, options).await?;
+    let runs = seen_runs(context, options, &holdings.repository).await?;
     let series = holdings.catalogue.series();
     let now = context.clock.now();
     let instances: BTreeSet<&InstanceName> =
