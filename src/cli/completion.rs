@@ -27,13 +27,9 @@ fn typed_repository() -> Option<String> {
     repository_in(&words).map(|typed| as_the_shell_reads(typed, home.as_deref()))
 }
 
-/// bash splits `--repo=/backups` into three words, at the characters of COMP_WORDBREAKS.
 fn repository_in(words: &[String]) -> Option<&str> {
     words.iter().enumerate().find_map(|(at, word)| match word.strip_prefix("--repo")? {
-        "" => match words.get(at + 1)?.as_str() {
-            "=" => words.get(at + 2).map(String::as_str),
-            value => Some(value),
-        },
+        "" => words.get(at + 1).map(String::as_str),
         value => value.strip_prefix('='),
     })
 }
@@ -63,7 +59,6 @@ mod tests {
         };
         assert_eq!(found("pgkeep verify --repo /b x"), Some("/b".to_owned()));
         assert_eq!(found("pgkeep verify --repo=/b x"), Some("/b".to_owned()));
-        assert_eq!(found("pgkeep verify --repo = /b x"), Some("/b".to_owned()));
         assert_eq!(found("pgkeep verify --repo"), None);
         assert_eq!(found("pgkeep verify --repository /b"), None);
     }

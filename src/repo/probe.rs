@@ -15,9 +15,9 @@ pub async fn probe(repository: &Repository) -> Result<()> {
     let key = StoredName::Probe(name.clone()).key();
     let body = Bytes::from(format!("{name}: stored by pgkeep check, and removed by it\n"));
     let storage = repository.storage();
-    storage.create(&key, body.clone()).await.doing(Kind::Storage, || "store a probe")?;
-    let read = storage.get(&key, body.len() as u64).await;
-    let removed = storage.delete(&key).await;
+    storage.create(&key, body.clone()).await.map_err(Error::from).doing(Kind::Storage, || "store a probe")?;
+    let read = storage.get(&key, body.len() as u64).await.map_err(Error::from);
+    let removed = storage.delete(&key).await.map_err(Error::from);
     let read = read.doing(Kind::Storage, || "read the probe that was stored")?;
     if read != body {
         return Err(Error::new(Kind::Storage, format!("{key} reads otherwise than it was stored"))

@@ -19,7 +19,14 @@ pub async fn look(clients: &Search) -> Vec<Finding> {
         let fix = "install the PostgreSQL client programs (apt-get install postgresql-client), or use --bin-dir";
         return vec![finding.fix(fix)];
     }
-    installed.iter().flat_map(set).collect()
+    let mut findings: Vec<Finding> = Vec::new();
+    for finding in installed.iter().flat_map(set) {
+        // PATH often names a directory that is looked into anyway.
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    findings
 }
 
 fn set(tools: &Tools) -> Vec<Finding> {

@@ -142,7 +142,6 @@ impl Holdings {
         let catalogue = context.interrupt.guard(Catalogue::read(&repository, options.instance.as_ref())).await?;
         Ok(Self { repository, catalogue })
     }
-
 }
 
 /// Every recorded run, oldest first.

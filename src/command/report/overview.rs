@@ -87,7 +87,7 @@ fn instance_report(instance: &InstanceName, series: &[Series], runs: &[SeenRun],
         findings.extend(failed_attempt(&report));
         databases.push(report);
     }
-    findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     InstanceReport { instance: instance.clone(), databases, findings }
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Context, Holdings, Moment, Options, Outcome, State, Summary};
-use crate::error::{Doing as _, Kind, Result};
+use crate::error::Result;
 use crate::repo::archive::object_key;
 use crate::repo::{Backup, Choice, DumpDetails, DumpManifest, Level, ObjectRole, Proof, Repository, Verdict, Which};
 
@@ -68,8 +68,7 @@ pub async fn show(context: &Context, options: &Options, which: Which) -> Result<
 
 async fn details(repository: &Repository, backup: &Backup) -> Result<DumpDetails> {
     let key = object_key(&backup.manifest.instance, &backup.stem, ObjectRole::Details);
-    let body =
-        repository.storage().get(&key, DumpDetails::LIMIT_BYTES).await.doing(Kind::Storage, || "read details")?;
+    let body = repository.storage().get(&key, DumpDetails::LIMIT_BYTES).await?;
     DumpDetails::from_stored(&body, key.as_str())
 }
 
