@@ -178,7 +178,8 @@ fn a_failure_is_refuted_by_a_proof_as_deep() {
 
 /// In one second the worse verdict stands.
 fn wait_for_the_next_second() {
-    let second = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    use pgkeep::clock::{Clock as _, SystemClock};
+    let second = || SystemClock.now().timestamp();
     let begun = second();
     while second() == begun {
         std::thread::yield_now();
