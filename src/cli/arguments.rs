@@ -33,6 +33,7 @@ pub struct Cli {
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Every command")]
 pub struct Common {
     /// Print help
     #[arg(long, short = '?', global = true, action = clap::ArgAction::Help)]

@@ -17,6 +17,7 @@ use pgkeep::repo::{DumpStem, InstanceName, ObjectRole, StateDirectory, StoredNam
 use pgkeep::storage::{Missing, ObjectMeta, Prefix};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::ChronoUtc;
 
 use super::arguments::{Cli, Common, RestoreVerb, Verb};
 use super::output::{self, Told};
@@ -154,6 +155,7 @@ fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
         .with_writer(writer)
+        .with_timer(ChronoUtc::new("%Y-%m-%dT%H:%M:%SZ".to_owned()))
         .with_ansi(false)
         .with_target(false)
         .try_init();
@@ -196,7 +198,8 @@ impl Screen {
             self.told().json(&outcome.items, &outcome.warnings, outcome.error.as_ref());
         } else {
             let text = text(outcome);
-            if !text.is_empty() && !(self.quiet && outcome.error.is_none() && self.is_action()) {
+            let silent = self.quiet && outcome.error.is_none() && self.is_action();
+            if !text.is_empty() && !silent {
                 output::print(&text);
             }
         }

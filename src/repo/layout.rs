@@ -501,7 +501,7 @@ mod tests {
             Just("_globals.sql.zst".to_owned()),
             Just(".manifest.json".to_owned()),
             Just(".dump.zst".to_owned()),
-            Just("%5F".to_owned()),
+            Just(".pgkeep-unfinished-".to_owned()),
             Just("..".to_owned()),
             Just("你好".to_owned()),
         ];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::catalogue::{Backup, Catalogue, Entry};
 use super::name::InstanceName;
 use super::selection::{Choice, Chosen, Which};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Every backup of one database, oldest first. Never empty.
 #[derive(Debug)]
@@ -45,6 +45,11 @@ impl<'a> Series<'a> {
 
     /// The latest good backup, as [`Choice`] chooses it, and why newer ones are not.
     pub fn latest(&self) -> Result<Chosen<'a>> {
+        if let (None, Some(Entry::Unreadable(newest))) = (self.backups().next(), self.newest()) {
+            // Nothing tells the full name that a choice would need.
+            let error = Error::new(newest.error.kind, format!("read backup {}", newest.stem));
+            return Err(error.because(newest.error.to_string()).hint("make a new backup"));
+        }
         let database = Some(self.database());
         Choice { which: Which::Latest, instance: Some(self.instance), database }.among(self.catalogue)
     }

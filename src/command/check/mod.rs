@@ -10,13 +10,14 @@ mod tools;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::finding::{Finding, error_of};
 use super::{Context, Outcome};
 use crate::error::{Error, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
-use crate::repo::lineage::{Judgement, judge};
-use crate::repo::{InstanceName, Lineage, Repository, SystemIdentifier};
+use crate::repo::{InstanceName, Kinship, Lineage, NewLineage, Repository, SystemIdentifier};
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ async fn look(context: &Context, options: &Options, meant: server::Meant) -> Res
     }
     for server in server::look(context, options, meant, &mut findings).await {
         if let (Some(repository), Some(seen)) = (&opened, server.system_identifier) {
-            findings.extend(lineage(repository, options, &server, SystemIdentifier(seen)).await);
+            findings.extend(lineage(repository, options, &server, SystemIdentifier(seen), context.clock.now()).await);
         }
     }
     Ok(findings)
@@ -73,6 +74,7 @@ async fn lineage(
     options: &Options,
     server: &server::Reached,
     seen: SystemIdentifier,
+    now: DateTime<Utc>,
 ) -> Option<Finding> {
     let instance = &options.instance;
     let id = "repository.lineage";
@@ -80,18 +82,24 @@ async fn lineage(
         Ok(known) => known,
         Err(error) => return Some(Finding::of_error(id, server.database.as_str(), &error)),
     };
-    match judge(&known, seen, server.version) {
-        Judgement::Known | Judgement::First => None,
-        Judgement::Upgraded { from_major } => {
+    let major_version = server.version / 10_000;
+    let ours = Lineage {
+        format: Lineage::FORMAT,
+        system_identifier: seen,
+        major_version,
+        first_seen: now,
+        server_host: server.host.clone(),
+        first_backup: None,
+    };
+    match ours.judge(instance, &known, NewLineage::Refused) {
+        Ok(Kinship::Known | Kinship::First) => None,
+        Ok(Kinship::Upgrade { from }) => {
             let evidence = format!(
-                "instance {instance} went from PostgreSQL {from_major} to {}: the next dump begins a new lineage",
-                server.version / 10_000
+                "instance {instance} went from PostgreSQL {} to {major_version}: the next dump begins a new lineage",
+                from.major_version
             );
             Some(Finding::ok(id, server.database.as_str(), evidence))
         }
-        Judgement::Foreign(known) => {
-            let error = known.refuse(instance, seen, &server.host);
-            Some(Finding::of_error(id, server.database.as_str(), &error))
-        }
+        Err(refused) => Some(Finding::of_error(id, server.database.as_str(), &refused)),
     }
 }

@@ -124,7 +124,7 @@ fn encryption(target: &ConnectTarget, variables: &mut Vec<(&'static str, String)
     set("PGSSLMINPROTOCOLVERSION", version(tls.min_version));
     set("PGSSLMAXPROTOCOLVERSION", version(tls.max_version));
     match &tls.roots {
-        Some(RootCertificates::System) => set("PGSSLROOTCERT", "system"),
+        Some(RootCertificates::System) => set("PGSSLROOTCERT", system_roots()),
         Some(RootCertificates::File(path)) => set("PGSSLROOTCERT", &path.to_string_lossy()),
         None => {}
     }
@@ -133,6 +133,12 @@ fn encryption(target: &ConnectTarget, variables: &mut Vec<(&'static str, String)
     set("PGSSLCERT", &path(&tls.certificate));
     set("PGSSLKEY", &path(&tls.key));
     set("PGSSLCRL", &path(&tls.revoked));
+}
+
+/// Programs older than 16 take the word `system` for a file name, every version takes the system's own bundle.
+fn system_roots() -> &'static str {
+    const BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+    BUNDLES.into_iter().find(|bundle| Path::new(bundle).exists()).unwrap_or("system")
 }
 
 /// libpq has no variables for these.
@@ -150,4 +156,70 @@ fn keepalive(target: &ConnectTarget) -> Vec<(&'static str, String)> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::environment::Environment;
+    use crate::config::secret::Secret;
+    use crate::pg::conninfo::ConnectionFlags;
+    use crate::pg::session::Encryption;
+
+    fn child(dbname: &str, address: &str, password: Option<&str>, scratch: &Path) -> Result<ChildConnection> {
+        let flags = ConnectionFlags { dbname: Some(dbname.into()), ..Default::default() };
+        let environment = Environment::from_pairs([("HOME", "/home/a")]).with_account("a");
+        let target = ConnectTarget::resolve(&flags, &environment)?;
+        let endpoint = Endpoint {
+            host: target.hosts[0].host.clone(),
+            address: address.parse().ok(),
+            port: target.hosts[0].port,
+            user: target.user.clone(),
+            dbname: target.dbname.clone(),
+            encryption: Encryption::Tls,
+            password: password.map(Secret::new),
+        };
+        ChildConnection::new(&target, &endpoint, scratch)
+    }
+
+    #[test]
+    fn everything_but_the_password_is_a_variable() {
+        let scratch = tempfile::tempdir().unwrap();
+        let text = "host=db user=u dbname=a=b sslrootcert=system keepalives_idle=7 keepalives=0 options='-c x=y'";
+        let child = child(text, "[fe80::1%3]:5432", Some("p:\\"), scratch.path()).unwrap();
+        let get = |name: &str| child.variables().find(|(known, _)| *known == name).map(|(_, value)| value);
+        for (name, value) in [
+            ("PGHOST", "db"),
+            ("PGHOSTADDR", "fe80::1%3"),
+            ("PGUSER", "u"),
+            ("PGDATABASE", "a=b"),
+            ("PGSSLMODE", "verify-full"),
+            ("PGSSLROOTCERT", system_roots()),
+            ("PGSSLCERT", "/home/a/.postgresql/postgresql.crt"),
+            ("PGOPTIONS", "-c x=y"),
+            ("PGAPPNAME", "pgkeep"),
+            ("PGGSSENCMODE", "disable"),
+        ] {
+            assert_eq!(get(name), Some(value), "{name}");
+        }
+        assert_eq!(get("PGPASSWORD"), None);
+        let file = std::fs::read_to_string(get("PGPASSFILE").unwrap()).unwrap();
+        assert_eq!(file, "db:5432:*:u:p\\:\\\\\n");
+        assert_eq!(child.dbname_argument("it's"), r"dbname='it\'s' keepalives='0' keepalives_idle='7'");
+    }
+
+    #[test]
+    fn without_a_password_no_file_is_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let child = child("host=/run dbname=x", "", None, scratch.path()).unwrap();
+        assert!(child.variables().any(|pair| pair == ("PGPASSFILE", NO_FILE)));
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_password_that_no_file_can_hold_is_refused_without_showing_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let error = child("host=/run", "", Some("hunter\n2"), scratch.path()).err().unwrap();
+        assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
+    }
 }
