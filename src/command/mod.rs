@@ -1,7 +1,11 @@
 //! One module per verb. A verb is a short story of named steps: typed arguments become `Options`, then a `Plan` (reads
 //! only, printable, the dry run), then an [`Outcome`].
 
+pub mod check;
 pub mod dump;
+pub mod finding;
+pub mod report;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
