@@ -4,17 +4,15 @@ use pgkeep::error::Kind;
 use pgkeep::interrupt::Interrupt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What the kernel sends to a process that writes beyond `ulimit -f`; the same number on every Linux but MIPS.
-const SIGXFSZ: i32 = 25;
-
 /// Turns SIGINT, SIGTERM and SIGHUP into a request to stop.
 pub fn listen(interrupt: Interrupt) -> std::io::Result<()> {
-    // A signal that is handled does not kill: the write fails, and what it was for is cleaned up.
-    let _ = signal(SignalKind::from_raw(SIGXFSZ))?;
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;
     // A handler of ours would undo what `nohup` is for.
     let mut hup = if is_ignored(SignalKind::hangup()) { None } else { Some(signal(SignalKind::hangup())?) };
+    // Once asked for, it stays caught, and a limit on the size of files is a failed write ("File too large") instead of
+    // a death without a word.
+    let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     tokio::spawn(async move {
         loop {
             let kind = tokio::select! {

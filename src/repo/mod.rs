@@ -12,14 +12,17 @@ mod details;
 mod document;
 mod intent;
 mod layout;
+mod leftovers;
 mod lineage;
 mod lock;
 mod manifest;
 mod name;
+mod probe;
 mod proof;
 mod record;
 mod repository;
 mod selection;
+mod series;
 mod state;
 mod sweep;
 
@@ -32,8 +35,10 @@ pub use intent::{
     intents, judged_intents, liveness,
 };
 pub use layout::{
-    BackupId, DumpStem, Folder, Level, ObjectRole, ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
+    BackupId, DumpStem, Folder, Level, ObjectRole, ProbeName, ProofName, RunName, StoredName, Verb, Verdict,
+    instance_folder,
 };
+pub use leftovers::remove_leftovers;
 pub use lineage::{Kinship, Lineage, NewLineage};
 pub use lock::{Holder, Lock, LockState};
 pub use manifest::{
@@ -41,9 +46,11 @@ pub use manifest::{
     StoredObject,
 };
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
+pub use probe::probe;
 pub use proof::{Proof, Proofs, proofs};
 pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, RunStatus, SeenRun, runs, status_seen};
 pub use repository::{CreateOnly, Marker, Repository};
 pub use selection::{Choice, Chosen, Which};
+pub use series::Series;
 pub use state::{HostId, RepositoryId, StateDirectory};
 pub use sweep::{RUNS_KEPT, SweepPlan, Swept};
