@@ -109,7 +109,13 @@ impl Unfinished {
         self.sync()?;
         let folder = &self.temporary.folder;
         if let Err(errno) = rustix::fs::linkat(folder, &self.temporary.name, folder, name, AtFlags::empty()) {
-            self.judge_link(errno)?;
+            if let Err(failure) = self.judge_link(errno) {
+                // Who is told that it exists may build on it: it has to last, too.
+                return match failure.fault {
+                    Fault::Exists => sync_folder(folder).map_err(Failure::unsettled).and(Err(failure)),
+                    _ => Err(failure),
+                };
+            }
         }
         self.temporary.unlink();
         self.settle(name)
