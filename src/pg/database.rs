@@ -104,6 +104,7 @@ impl Description {
     }
 }
 
+/// Shared catalogues hold names in the encoding of the database that they were made in: what is not UTF-8 is an error.
 type Answer<T> = std::result::Result<T, tokio_postgres::Error>;
 
 async fn database(client: &Client, server_version: u32) -> Answer<Database> {
@@ -131,21 +132,21 @@ async fn database(client: &Client, server_version: u32) -> Answer<Database> {
     );
     let row = client.query_one(query.as_str(), &[]).await?;
     Ok(Database {
-        name: row.get(0),
-        owner: row.get(1),
-        encoding: row.get(2),
-        locale_provider: row.get(3),
-        collate: row.get(4),
-        ctype: row.get(5),
-        locale: row.get(6),
-        icu_rules: row.get(7),
-        collation_version: row.get(8),
-        collation_actual_version: row.get(9),
-        tablespace: row.get(10),
-        connection_limit: row.get(11),
-        comment: row.get(12),
-        acl: row.get(13),
-        size_bytes: row.get::<_, i64>(14).unsigned_abs(),
+        name: row.try_get(0)?,
+        owner: row.try_get(1)?,
+        encoding: row.try_get(2)?,
+        locale_provider: row.try_get(3)?,
+        collate: row.try_get(4)?,
+        ctype: row.try_get(5)?,
+        locale: row.try_get(6)?,
+        icu_rules: row.try_get(7)?,
+        collation_version: row.try_get(8)?,
+        collation_actual_version: row.try_get(9)?,
+        tablespace: row.try_get(10)?,
+        connection_limit: row.try_get(11)?,
+        comment: row.try_get(12)?,
+        acl: row.try_get(13)?,
+        size_bytes: row.try_get::<_, i64>(14)?.unsigned_abs(),
     })
 }
 
@@ -159,11 +160,11 @@ async fn settings(client: &Client) -> Answer<Vec<Setting>> {
          ORDER BY 1 NULLS FIRST, 2";
     let rows = client.query(query, &[]).await?;
     let setting = |row: &Row| {
-        let assignment: String = row.get(1);
-        let (name, value) = assignment.split_once('=')?;
-        Some(Setting { role: row.get(0), name: name.to_owned(), value: value.to_owned() })
+        let (role, assignment): (_, String) = (row.try_get(0)?, row.try_get(1)?);
+        let parts = assignment.split_once('=');
+        Ok(parts.map(|(name, value)| Setting { role, name: name.to_owned(), value: value.to_owned() }))
     };
-    Ok(rows.iter().filter_map(setting).collect())
+    rows.iter().filter_map(|row| setting(row).transpose()).collect()
 }
 
 /// `pg_shdepend` records every use of a role by an object: ownership, rights, policies, default rights, mappings.
@@ -178,7 +179,7 @@ async fn roles(client: &Client) -> Answer<BTreeSet<String>> {
            AND (s.dbid = d.oid
                 OR (s.dbid = 0 AND s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND s.objid = d.oid))
            AND r.rolname !~ '^pg_'";
-    Ok(client.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
+    client.query(query, &[]).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
 async fn extensions(client: &Client) -> Answer<Vec<Extension>> {
@@ -186,8 +187,9 @@ async fn extensions(client: &Client) -> Answer<Vec<Extension>> {
         SELECT e.extname::pg_catalog.text, e.extversion, n.nspname::pg_catalog.text
           FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
          ORDER BY 1";
-    let extension = |row: &Row| Extension { name: row.get(0), version: row.get(1), schema: row.get(2) };
-    Ok(client.query(query, &[]).await?.iter().map(extension).collect())
+    let extension =
+        |row: &Row| Ok(Extension { name: row.try_get(0)?, version: row.try_get(1)?, schema: row.try_get(2)? });
+    client.query(query, &[]).await?.iter().map(extension).collect()
 }
 
 async fn relations(client: &Client) -> Answer<Vec<Relation>> {
@@ -205,13 +207,15 @@ async fn relations(client: &Client) -> Answer<Vec<Relation>> {
                             WHERE e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND e.objid = c.oid
                               AND e.deptype = 'e')
          ORDER BY 1, 2";
-    let relation = |row: &Row| Relation {
-        schema: row.get(0),
-        name: row.get(1),
-        kind: row.get(2),
-        owner: row.get(3),
-        row_estimate: row.get::<_, Option<i64>>(4).map(i64::unsigned_abs),
-        size_bytes: row.get::<_, i64>(5).unsigned_abs(),
+    let relation = |row: &Row| {
+        Ok(Relation {
+            schema: row.try_get(0)?,
+            name: row.try_get(1)?,
+            kind: row.try_get(2)?,
+            owner: row.try_get(3)?,
+            row_estimate: row.try_get::<_, Option<i64>>(4)?.map(i64::unsigned_abs),
+            size_bytes: row.try_get::<_, i64>(5)?.unsigned_abs(),
+        })
     };
-    Ok(client.query(query, &[]).await?.iter().map(relation).collect())
+    client.query(query, &[]).await?.iter().map(relation).collect()
 }

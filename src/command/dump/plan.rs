@@ -84,7 +84,13 @@ async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
         flags: ConnectionFlags { database: Some(name.clone()), ..options.connection.clone() },
         name,
     };
-    let items: Vec<PlannedItem> = rows.iter().map(|row| item(row.get(0))).collect();
+    // A name made in a database of another encoding need not be UTF-8.
+    let names: std::result::Result<Vec<String>, tokio_postgres::Error> =
+        rows.iter().map(|row| row.try_get(0)).collect();
+    let names = names.doing(Kind::Tool, || "read the names of the databases").map_err(|error| {
+        error.hint("a name is not UTF-8: rename that database, or name the others with -d instead of --all")
+    })?;
+    let items: Vec<PlannedItem> = names.into_iter().map(item).collect();
     if items.is_empty() {
         return Err(Error::new(Kind::NotVerified, "the server has no database but postgres and the templates")
             .hint("to dump postgres itself, name it: -d postgres"));
