@@ -73,6 +73,13 @@ impl Source {
         Ok(Snapshot { name, description })
     }
 
+    /// Whether the role may read the password hashes of the cluster.
+    pub async fn may_read_passwords(&self) -> Result<bool> {
+        let query = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
+        let row = self.session.client().query_one(query, &[]).await;
+        Ok(row.doing(Kind::Tool, || "ask for the right to read pg_authid")?.get(0))
+    }
+
     /// One of the client programs, with the connection in its environment.
     pub fn client(&self, name: &str) -> Result<Program> {
         let environment = crate::pg::tools::environment(&self.environment, &self.connection);
