@@ -1,6 +1,6 @@
 //! What surrounds a dump and is not in order: streams that nobody reads, a shell that is gone, a disk that is not
 //! mounted, names in a foreign encoding.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod common;
 
