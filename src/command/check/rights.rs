@@ -112,7 +112,7 @@ fn filtered_relation(who: &Who, row: &Row) -> Finding {
     Finding::fail("rights.row-security", full_name(who, row), evidence).fix(format!("ALTER ROLE {role} BYPASSRLS;"))
 }
 
-/// `pg_read_all_data` does not reach large objects before PostgreSQL 19, so their own rights are asked for.
+/// `pg_read_all_data` does not reach large objects, so their own rights are asked for.
 async fn large_objects(client: &Client, who: &Who) -> Answer<Option<Finding>> {
     let readable = if who.server_version >= 180_000 {
         "pg_catalog.has_largeobject_privilege(m.oid, 'SELECT')"
