@@ -272,7 +272,7 @@ fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> st
 pub fn ids_of(address: &str) -> Vec<(String, String)> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let names = async {
-        let storage = pgkeep::storage::open(address, Missing::Refuse).await.ok()?;
+        let storage = Address::parse(address).ok()?.open(Missing::Refuse).await.ok()?;
         let listed = storage.list(&Prefix::root()).await.ok()?;
         let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
             StoredName::Dump { instance, stem, role: ObjectRole::Manifest } => Some((stem, instance)),

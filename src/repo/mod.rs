@@ -12,6 +12,7 @@ mod details;
 mod document;
 mod intent;
 mod layout;
+mod leftovers;
 mod lineage;
 mod lock;
 mod manifest;
@@ -37,6 +38,7 @@ pub use layout::{
     BackupId, DumpStem, Folder, Level, ObjectRole, ProbeName, ProofName, RunName, StoredName, Verb, Verdict,
     instance_folder,
 };
+pub use leftovers::remove_leftovers;
 pub use lineage::{Kinship, Lineage, NewLineage};
 pub use lock::{Holder, Lock, LockState};
 pub use manifest::{

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, clippy::disallowed_methods, clippy::unwrap_used)]
 
 pub mod cluster;
+pub mod dumps;
 pub mod equality;
 pub mod pgkeep;
 pub mod shapes;

@@ -50,7 +50,7 @@ fn two_writes_and_one_prune() {
         assert_sound(&House::new(&writers, PruneOrder::Right, 0), "two small writes and a prune");
     }
     let house = House::new(&[Writer::here(), Writer::elsewhere()], PruneOrder::Right, 3);
-    let count = if long() { 50_000 } else { 500 };
+    let count = if long() { 20_000 } else { 500 };
     let wrong = draw(&house, count, 20_250_131);
     println!("two writes and a prune, all may die: {count} schedules drawn, {} broken", wrong.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));

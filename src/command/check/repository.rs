@@ -8,7 +8,7 @@ use crate::command::finding::Finding;
 use crate::error::{Kind, Result};
 use crate::process::shell_word;
 use crate::repo::{Catalogue, LockState, Repository, Verb, probe};
-use crate::storage::Missing;
+use crate::storage::{Address, Fault, Missing};
 
 /// Looks at the repository, which is returned if there is one. An address that is none is an error.
 pub async fn look(
@@ -17,15 +17,20 @@ pub async fn look(
     address: &str,
     findings: &mut Vec<Finding>,
 ) -> Result<Option<Repository>> {
-    let storage = match crate::storage::open(address, Missing::Refuse).await {
+    let place = Address::parse(address)?;
+    let storage = match place.open(Missing::Refuse).await {
         Ok(storage) => storage,
-        Err(error) if error.kind == Kind::Usage => return Err(error),
-        Err(_) if is_absent(Path::new(address)) => {
-            findings.push(would_be_created(address));
+        Err(error) if error.fault == Fault::NotFound => {
+            // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.
+            let absent = Repository::absent(&place.to_string(), &context.state);
+            findings.push(match absent.kind {
+                Kind::NoSuchBackup => would_be_created(address),
+                _ => Finding::of_error("repository.open", address, &absent),
+            });
             return Ok(None);
         }
         Err(error) => {
-            findings.push(Finding::of_error("repository.open", address, &error));
+            findings.push(Finding::of_error("repository.open", address, &error.into()));
             return Ok(None);
         }
     };
@@ -48,10 +53,6 @@ pub async fn look(
             Ok(None)
         }
     }
-}
-
-fn is_absent(path: &Path) -> bool {
-    path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn may_write(directory: &Path) -> bool {
