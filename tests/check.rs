@@ -247,6 +247,11 @@ fn the_repository_of_this_host_must_be_the_one_it_was() {
     let finding = of(&document, "repository.open")[0];
     assert_eq!(finding["severity"], "fail");
     assert!(finding["fix"].as_str().unwrap().contains("unmounted"), "{finding}");
+    // Nothing at all is no place for a new repository either.
+    fs::remove_dir_all(workspace.repository()).unwrap();
+    let document = on_repository(&workspace, &["check", "--json"]).exits(13).json();
+    assert_eq!(severities(&document, "repository.open"), ["fail"]);
+    assert!(!workspace.repository().exists());
 }
 
 #[test]

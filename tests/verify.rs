@@ -112,7 +112,7 @@ fn nothing_to_verify_is_not_a_success() {
     fs::remove_file(workspace.repository().join("pgkeep.json")).unwrap();
     verify(&workspace, &[]).exits(8);
     fs::remove_dir(workspace.repository()).unwrap();
-    verify(&workspace, &[]).exits(5);
+    verify(&workspace, &[]).exits(8);
 }
 
 #[test]
