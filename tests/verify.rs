@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::stored::{ids, object, on_repository, shop_ids};
 use common::{Outcome, Stored, Workspace};
 use pgkeep::clock::{Clock as _, SystemClock};
-use pgkeep::command::{Context, Status, verify as command};
+use pgkeep::command::{self, Context, Status, verify as verify_command};
 use pgkeep::config::environment::Environment;
 use pgkeep::error::Kind;
 use pgkeep::interrupt::Interrupt;
@@ -244,43 +244,77 @@ fn two_verifications_of_one_instance_exclude_each_other() {
     verify(&workspace, &[]).succeeds();
 }
 
-/// Asks for a stop as soon as the first byte is about to be read.
-#[derive(Debug)]
-struct StopsAtOnce(Interrupt);
+/// Does something when the reading of a backup begins.
+struct AtTheStart<F>(F);
 
-impl Monitor for StopsAtOnce {
-    fn task(&self, _: &str, _: Unit, _: Option<u64>) -> Arc<dyn Task> {
-        self.0.request(Kind::Terminated);
+impl<F> std::fmt::Debug for AtTheStart<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AtTheStart")
+    }
+}
+
+impl<F: Fn(&str) + Send + Sync> Monitor for AtTheStart<F> {
+    fn task(&self, label: &str, _: Unit, _: Option<u64>) -> Arc<dyn Task> {
+        (self.0)(label);
         Arc::new(Silent)
     }
+}
+
+/// Verifies everything in this process, where a test can reach in.
+async fn verify_here(
+    workspace: &Workspace,
+    interrupt: Interrupt,
+    at_the_start: impl Fn(&str) + Send + Sync + 'static,
+) -> command::Outcome<verify_command::Item> {
+    let context = Context {
+        clock: Arc::new(SystemClock),
+        monitor: Arc::new(AtTheStart(at_the_start)),
+        interrupt,
+        environment: Environment::default(),
+        state: StateDirectory::open(workspace.state()).unwrap(),
+        host: "here".to_owned(),
+    };
+    let options = verify_command::Options {
+        repository: workspace.repository().to_str().unwrap().to_owned(),
+        instance: None,
+        database: None,
+        wanted: verify_command::Wanted::All,
+        depth: verify_command::Depth::Decoded,
+        threads: std::num::NonZeroUsize::MIN,
+    };
+    verify_command::run(&context, &options).await.unwrap()
 }
 
 #[tokio::test]
 async fn one_that_is_stopped_proves_nothing_and_its_run_says_so() {
     let workspace = Stored::get().copy();
     let interrupt = Interrupt::default();
-    let context = Context {
-        clock: Arc::new(SystemClock),
-        monitor: Arc::new(StopsAtOnce(interrupt.clone())),
-        interrupt,
-        environment: Environment::default(),
-        state: StateDirectory::open(workspace.state()).unwrap(),
-        host: "here".to_owned(),
-    };
-    let options = command::Options {
-        repository: workspace.repository().to_str().unwrap().to_owned(),
-        instance: None,
-        database: None,
-        wanted: command::Wanted::All,
-        depth: command::Depth::Decoded,
-        threads: std::num::NonZeroUsize::MIN,
-    };
-    let outcome = command::run(&context, &options).await.unwrap();
+    let signal = interrupt.clone();
+    let outcome = verify_here(&workspace, interrupt, move |_| signal.request(Kind::Terminated)).await;
     assert_eq!(outcome.error.unwrap().kind, Kind::Terminated);
     assert!(outcome.items.iter().all(|item| item.status == Status::NotVerified && item.proof.is_none()));
     assert!(ids(&workspace).iter().all(|id| proofs(&workspace, id).is_empty()));
     let runs = on_repository(&workspace, &["report", "runs", "--json"]).succeeds().json();
     assert_eq!((&runs["items"][0]["status"], &runs["items"][0]["exitCode"]), (&"FAILED".into(), &143.into()));
+}
+
+#[tokio::test]
+async fn a_backup_that_is_removed_meanwhile_is_not_called_damaged() {
+    let workspace = Stored::get().copy();
+    let [gone, stays] = shop_ids(&workspace).try_into().unwrap();
+    // As a prune does it: the manifest first.
+    let paths = [".manifest.json", ".dump.zst", ".details.json.zst"].map(|ending| object(&workspace, &gone, ending));
+    let victim = gone.clone();
+    let remove = move |id: &str| {
+        if id == victim {
+            paths.iter().for_each(|path| fs::remove_file(path).unwrap());
+        }
+    };
+    let outcome = verify_here(&workspace, Interrupt::default(), remove).await;
+    let of = |id: &str| outcome.items.iter().find(|item| item.id.as_str() == id).unwrap();
+    assert_eq!((of(&gone).status, of(&gone).findings[0].id), (Status::NotVerified, "backup-removed"));
+    assert_eq!(of(&stays).status, Status::Ok);
+    assert!(proofs(&workspace, &gone).is_empty());
 }
 
 #[test]

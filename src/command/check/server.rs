@@ -46,6 +46,12 @@ pub async fn look(context: &Context, options: &Options, meant: Meant, findings: 
         }
         Meant::These(flags) => flags,
         Meant::All => match list(context, options).await {
+            Ok(flags) if flags.is_empty() => {
+                let evidence = "the server has no database but postgres and the templates";
+                let none = Finding::fail("postgres.databases", "PostgreSQL", evidence);
+                findings.push(none.fix("to dump postgres itself, name it: -d postgres"));
+                return Vec::new();
+            }
             Ok(flags) => flags,
             Err(error) => {
                 findings.push(Finding::of_error("postgres.connection", "PostgreSQL", &error));
