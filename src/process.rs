@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::ChildStderr;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::error::{Doing, Error, Kind, Result};
@@ -34,12 +35,19 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
+    listener: Option<UnboundedSender<String>>,
 }
 
 impl Program {
     /// `environment` is the whole environment of the child; nothing is inherited.
     pub fn new(path: impl Into<PathBuf>, environment: BTreeMap<OsString, OsString>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), environment }
+        Self { path: path.into(), arguments: Vec::new(), environment, listener: None }
+    }
+
+    /// Sends every line of standard error to `listener` at once, besides keeping it within the bound.
+    pub fn heard_by(mut self, listener: UnboundedSender<String>) -> Self {
+        self.listener = Some(listener);
+        self
     }
 
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
@@ -78,6 +86,11 @@ impl Program {
         self.spawn(Stdio::null(), Stdio::null())
     }
 
+    /// Starts the program with an open file as its standard input and throws its standard output away.
+    pub fn spawn_reading(self, input: File) -> Result<Child> {
+        self.spawn(Stdio::from(input), Stdio::null())
+    }
+
     /// Runs the program to its end and returns its standard output, at most `limit_bytes` of it.
     pub async fn output(self, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
         let name = self.name();
@@ -94,8 +107,9 @@ impl Program {
 
     /// The death signal follows the *thread* that spawns, so this is called from tasks of the runtime, whose threads
     /// live as long as the process, and never from a blocking thread.
-    fn spawn(self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
+    fn spawn(mut self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
         let name = self.name();
+        let listener = self.listener.take();
         let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(&self.environment);
         command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
@@ -107,7 +121,7 @@ impl Program {
                 .hint("install the PostgreSQL client programs, or name their directory with --bin-dir"),
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
-        let stderr = inner.stderr.take().map(|stderr| tokio::spawn(collect(stderr)));
+        let stderr = inner.stderr.take().map(|stderr| tokio::spawn(collect(stderr, listener)));
         Ok(Child { name, inner, stderr })
     }
 }
@@ -142,6 +156,25 @@ impl Child {
     pub async fn wait(mut self) -> Result<Exit> {
         let status = self.inner.wait().await.doing(Kind::Unexpected, || format!("wait for {}", self.name))?;
         Ok(Exit { program: self.name.clone(), status, stderr: self.collected().await })
+    }
+
+    /// Waits for the end of the program, or ends it when `stop` comes first.
+    pub async fn wait_unless(mut self, stop: impl Future<Output = Error>) -> Result<Exit> {
+        let stopped = tokio::select! {
+            biased;
+            error = stop => Err(error),
+            status = self.inner.wait() => Ok(status),
+        };
+        match stopped {
+            Ok(status) => {
+                let status = status.doing(Kind::Unexpected, || format!("wait for {}", self.name))?;
+                Ok(Exit { program: self.name.clone(), status, stderr: self.collected().await })
+            }
+            Err(error) => {
+                self.terminate().await;
+                Err(error)
+            }
+        }
     }
 
     /// Ends the program: SIGTERM to its process group, SIGKILL if that takes too long.
@@ -214,7 +247,7 @@ impl Exit {
     }
 }
 
-async fn collect(stderr: ChildStderr) -> Vec<String> {
+async fn collect(stderr: ChildStderr, listener: Option<UnboundedSender<String>>) -> Vec<String> {
     let mut reader = BufReader::new(stderr);
     let mut lines = Vec::new();
     let mut left_out = 0usize;
@@ -231,6 +264,10 @@ async fn collect(stderr: ChildStderr) -> Vec<String> {
             continue;
         }
         tracing::debug!(target: "pgkeep::child", "{text}");
+        if let Some(listener) = &listener {
+            // Nobody may be listening any more.
+            let _ = listener.send(text.clone());
+        }
         if lines.len() == KEPT_LINES {
             lines.remove(KEPT_LINES / 2);
             left_out += 1;

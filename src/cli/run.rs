@@ -108,6 +108,7 @@ async fn command(common: Common, verb: Verb) -> ExitCode {
     };
     match verb {
         Verb::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
+        Verb::Restore(verb) => verbs::restore(&mut screen, &context, &common, verb).await,
         _ => unreachable!(),
     }
 }

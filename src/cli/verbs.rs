@@ -1,6 +1,7 @@
 //! What each verb is told and how its answer reads.
 
 mod dump;
+mod restore;
 
 use std::num::NonZeroUsize;
 
@@ -14,6 +15,7 @@ use super::arguments::{Common, ConnectionArgs};
 use pgkeep::command::Context;
 
 pub use dump::dump;
+pub use restore::restore;
 
 /// More threads than this only take memory: reading and hashing bound the rest.
 const MOST_THREADS: usize = 8;

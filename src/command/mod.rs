@@ -2,6 +2,7 @@
 //! only, printable, the dry run), then an [`Outcome`].
 
 pub mod dump;
+pub mod restore;
 
 use std::path::PathBuf;
 use std::sync::Arc;
