@@ -151,12 +151,13 @@ async fn database(client: &Client, server_version: u32) -> Answer<Database> {
 
 async fn settings(client: &Client) -> Answer<Vec<Setting>> {
     let query = "
-        SELECT r.rolname::pg_catalog.text, pg_catalog.unnest(s.setconfig)
+        SELECT r.rolname::pg_catalog.text, c.assignment
           FROM pg_catalog.pg_db_role_setting s
           JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
           LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+         CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) WITH ORDINALITY c (assignment, position)
          WHERE d.datname = pg_catalog.current_database()
-         ORDER BY 1 NULLS FIRST, 2";
+         ORDER BY 1 NULLS FIRST, c.position";
     let rows = client.query(query, &[]).await?;
     let setting = |row: &Row| {
         let assignment: String = row.get(1);
