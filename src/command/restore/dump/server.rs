@@ -116,6 +116,7 @@ impl Restorer<'_> {
         let mut tolerated = Tolerated { on_error: self.options.on_error, words: Vec::new(), count: 0 };
         let guard = &self.context.interrupt;
         guard.guard(self.create_roles(item, &mut tolerated)).await.at(Stage::Roles)?;
+        guard.guard(self.give_away(&mut tolerated)).await.at(Stage::Roles)?;
         let complaints = self.run_pg_restore(&archive, file).await.at(Stage::Restore)?;
         tolerated.add(complaints);
         if self.options.analyze == Analyze::Stages {
@@ -168,6 +169,21 @@ impl Restorer<'_> {
         Ok(())
     }
 
+    /// The owner of a database may create in its schema public, which whoever is to own a table there must.
+    async fn give_away(&self, tolerated: &mut Tolerated) -> Result<()> {
+        let Way::Create { unfinished, .. } = &self.plan.way else { return Ok(()) };
+        let sql = self.owner(unfinished);
+        match self.plan.target.session().client().batch_execute(&sql).await {
+            Ok(()) => Ok(()),
+            Err(error) => tolerated.weigh(Error::new(Kind::Tool, sql).because(error)),
+        }
+    }
+
+    fn owner(&self, name: &str) -> String {
+        let owner = &self.plan.details.description.database.owner;
+        format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(owner))
+    }
+
     async fn run_pg_restore(&self, archive: &Archive, file: File) -> Result<Complaints> {
         let blocks = archive.blocks.len() as u64;
         let task = self.context.monitor.task(&self.plan.into, Unit::Items, Some(blocks));
@@ -183,8 +199,7 @@ impl Restorer<'_> {
         let client = session.client();
         let name = way.working_name(into);
         let database = &details.description.database;
-        let mut statements =
-            vec![format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(&database.owner))];
+        let mut statements = vec![self.owner(name)];
         if let Some(acl) = &database.acl {
             statements.extend(database::rights(name, &database.owner, &target.rights(&session, acl).await?));
         }

@@ -219,6 +219,10 @@ impl Target {
 
     /// Takes an array of rights apart as the server reads it: the roles that it names must exist.
     pub async fn rights(&self, session: &Session, acl: &[String]) -> Result<Vec<Right>> {
+        if acl.is_empty() {
+            // Everything was taken from everybody. The server takes no array without dimensions for a list of rights.
+            return Ok(Vec::new());
+        }
         let query = "
             SELECT CASE WHEN a.grantee <> 0 THEN pg_catalog.pg_get_userbyid(a.grantee)::pg_catalog.text END,
                    pg_catalog.pg_get_userbyid(a.grantor)::pg_catalog.text, a.privilege_type, a.is_grantable
