@@ -5,6 +5,7 @@
 //! <root>/host-id                                       32 hex digits; says whose an intent is
 //! <root>/repositories/<32 hex of the address>.json     an address and the id that was found there
 //! <root>/locks/<repository id>.<instance>.<verb>.lock  flock; never deleted, else two runs could lock two files
+//! <root>/locks/<repository id>.<instance>.<verb>-<n>.lock  likewise, for runs that may go on beside each other
 //! <root>/locks/gate                                    held for moments while a lock is taken or looked at
 //! <root>/runs/<repository id>/<instance>/<run>.json    records that could not be stored in the repository
 //! ```
@@ -27,6 +28,9 @@ use crate::digest::{Sha256, random_hex};
 use crate::error::{Doing, Error, Kind, Result};
 
 const ID_DIGITS: usize = 32;
+
+/// Runs of one verb that may go on beside each other on one host.
+const MOST_BESIDE: usize = 32;
 
 /// The random id of a host's state directory.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,8 +140,38 @@ impl StateDirectory {
         now: DateTime<Utc>,
     ) -> Result<Lock> {
         let _gate = self.gate()?;
-        let path = self.lock_path(repository, instance, verb);
-        let mut file = open_lock_file(&path)?;
+        self.take(&self.lock_path(repository, instance, verb), repository, instance, verb, now)
+    }
+
+    /// Takes one of several locks of `verb`, for runs that do not disturb each other, such as restores into different
+    /// databases. What they share is guarded elsewhere; the lock is what their records are believed by.
+    pub fn lock_beside(
+        &self,
+        repository: &RepositoryId,
+        instance: &InstanceName,
+        verb: Verb,
+        now: DateTime<Utc>,
+    ) -> Result<Lock> {
+        let _gate = self.gate()?;
+        let mut busy = None;
+        for path in self.lock_paths(repository, instance, verb) {
+            match self.take(&path, repository, instance, verb, now) {
+                Err(error) if error.kind == Kind::Locked => busy = Some(error),
+                taken => return taken,
+            }
+        }
+        Err(busy.unwrap_or_else(|| Error::new(Kind::Unexpected, "there is no lock to take")))
+    }
+
+    fn take(
+        &self,
+        path: &Path,
+        repository: &RepositoryId,
+        instance: &InstanceName,
+        verb: Verb,
+        now: DateTime<Utc>,
+    ) -> Result<Lock> {
+        let mut file = open_lock_file(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(busy(verb, instance, read_holder(&mut file).as_ref())),
@@ -160,17 +194,25 @@ impl StateDirectory {
     pub fn lock_state(&self, repository: &RepositoryId, instance: &InstanceName, verb: Verb) -> Result<LockState> {
         // Looking is locking for a moment: the gate keeps a run that wants the lock from meeting us there.
         let _gate = self.gate()?;
-        let path = self.lock_path(repository, instance, verb);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LockState::Free),
-            Err(error) => return Err(error).doing(Kind::Storage, || format!("open {}", path.display())),
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(LockState::Free),
-            Err(TryLockError::WouldBlock) => Ok(LockState::Held(read_holder(&mut file))),
-            Err(TryLockError::Error(error)) => Err(error).doing(Kind::Storage, || format!("lock {}", path.display())),
+        look_at(&self.lock_path(repository, instance, verb))
+    }
+
+    /// As [`StateDirectory::lock_state`], of that lock among several of `verb` that a run took with `token`.
+    pub fn lock_state_of(
+        &self,
+        repository: &RepositoryId,
+        instance: &InstanceName,
+        verb: Verb,
+        token: &str,
+    ) -> Result<LockState> {
+        let _gate = self.gate()?;
+        for path in self.lock_paths(repository, instance, verb) {
+            let state = look_at(&path)?;
+            if state.is_held_by(token) {
+                return Ok(state);
+            }
         }
+        Ok(LockState::Free)
     }
 
     /// Whether anybody on this host holds the lock: a RUNNING record is believed only then.
@@ -180,6 +222,11 @@ impl StateDirectory {
 
     fn lock_path(&self, repository: &RepositoryId, instance: &InstanceName, verb: Verb) -> PathBuf {
         self.root.join("locks").join(format!("{repository}.{instance}.{verb}.lock"))
+    }
+
+    fn lock_paths(&self, repository: &RepositoryId, instance: &InstanceName, verb: Verb) -> Vec<PathBuf> {
+        let numbered = |n| self.root.join("locks").join(format!("{repository}.{instance}.{verb}-{n}.lock"));
+        std::iter::once(self.lock_path(repository, instance, verb)).chain((2..=MOST_BESIDE).map(numbered)).collect()
     }
 
     fn gate(&self) -> Result<File> {
@@ -277,6 +324,19 @@ impl Lock {
 
     pub fn instance(&self) -> &InstanceName {
         &self.instance
+    }
+}
+
+fn look_at(path: &Path) -> Result<LockState> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LockState::Free),
+        Err(error) => return Err(error).doing(Kind::Storage, || format!("open {}", path.display())),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(LockState::Free),
+        Err(TryLockError::WouldBlock) => Ok(LockState::Held(read_holder(&mut file))),
+        Err(TryLockError::Error(error)) => Err(error).doing(Kind::Storage, || format!("lock {}", path.display())),
     }
 }
 

@@ -250,7 +250,8 @@ async fn recorded(
 ) -> Result<Outcome<Item>> {
     let now = context.clock.now();
     let instance = &selected.manifest.instance;
-    let lock = context.state.lock(selected.repository.id(), instance, Verb::Restore, now)?;
+    // Restores into different databases do not disturb each other; those into one are kept apart by its server.
+    let lock = context.state.lock_beside(selected.repository.id(), instance, Verb::Restore, now)?;
     let run = Run::begin(&selected.repository, &context.state, &lock, &context.host, now).await?;
     let started = Instant::now();
     let mut item = Item::of(selected);
