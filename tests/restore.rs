@@ -619,3 +619,32 @@ fn a_person_is_told_what_happens_before_it_happens() {
     let records = stored(&workspace, ".json").into_iter().filter(|path| path.to_string_lossy().contains("-restore-"));
     assert_eq!(record(&records.last().unwrap())["status"], "SUCCEEDED");
 }
+
+/// The runbook's section as it stands; only the places are this test's.
+#[test]
+fn what_the_runbook_says_works_when_pasted() {
+    let (source, target) = (Cluster::plain(PgVersion::V15), Cluster::plain(PgVersion::V15));
+    let workspace = Workspace::new();
+    source.sql("postgres", "CREATE ROLE clerk LOGIN PASSWORD 'x'");
+    source.create_database("shop");
+    source.sql("shop", "CREATE TABLE t AS SELECT n FROM generate_series(1, 100) n; ALTER TABLE t OWNER TO clerk");
+    dump(&workspace, &source, &["shop"]);
+
+    let page = include_str!("../ops/docs/dump.md");
+    let section = page.split("## Without pgkeep").nth(1).unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let script: String = blocks.collect();
+    let script = script
+        .replace("/tmp/", &format!("{}/", workspace.path("tmp").display()))
+        .replace("/backups", workspace.repository().to_str().unwrap());
+    let mut bash = target.client("psql");
+    let path = format!("{}:/usr/bin:/bin", target.bin_dir().display());
+    let variables: Vec<_> = bash.get_envs().map(|(k, v)| (k.to_owned(), v.unwrap().to_owned())).collect();
+    bash = std::process::Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", &script]).env_clear().envs(variables).env("PATH", path);
+    let said = String::from_utf8(target.run(&mut bash)).unwrap();
+    assert!(said.contains(": OK") && said.contains("CREATE DATABASE shop"), "{said}");
+    let (was, is) = (Snapshot::of(&source, "shop"), Snapshot::of(&target, "shop_by_hand"));
+    assert_equal(&was, &is);
+    assert_eq!(tree(&workspace.path("tmp")), Vec::<String>::new());
+}
