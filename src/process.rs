@@ -162,15 +162,13 @@ impl Child {
     pub async fn wait_unless(mut self, stop: impl Future<Output = Error>) -> Result<Exit> {
         let stopped = tokio::select! {
             biased;
-            error = stop => Err(error),
-            status = self.inner.wait() => Ok(status),
+            error = stop => Some(error),
+            // Its status is kept for `wait`.
+            _ = self.inner.wait() => None,
         };
         match stopped {
-            Ok(status) => {
-                let status = status.doing(Kind::Unexpected, || format!("wait for {}", self.name))?;
-                Ok(Exit { program: self.name.clone(), status, stderr: self.collected().await })
-            }
-            Err(error) => {
+            None => self.wait().await,
+            Some(error) => {
                 self.terminate().await;
                 Err(error)
             }
@@ -325,6 +323,24 @@ mod tests {
         assert_eq!(exit.stderr.last().unwrap(), "line 2999");
         assert!(exit.stderr.len() <= KEPT_LINES + 1);
         assert!(exit.stderr.iter().any(|line| line.contains("left out")));
+    }
+
+    #[tokio::test]
+    async fn a_listener_hears_every_line_and_a_stop_ends_the_program() {
+        let mut input = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut input, b"one\ntwo\n").unwrap();
+        std::io::Seek::rewind(&mut input).unwrap();
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        // The file has no name, and can be opened by the one of standard input all the same.
+        let child = shell("cat /dev/stdin >&2; sleep 1000").heard_by(sender).spawn_reading(input).unwrap();
+        let stop = async {
+            let heard = [lines.recv().await.unwrap(), lines.recv().await.unwrap()];
+            Error::new(Kind::Interrupted, heard.join(" "))
+        };
+        let error = child.wait_unless(stop).await.unwrap_err();
+        assert_eq!(error.to_string(), "one two");
+        let exit = shell("exit 3").spawn_quiet().unwrap().wait_unless(std::future::pending()).await.unwrap();
+        assert_eq!(exit.status.code(), Some(3));
     }
 
     #[tokio::test]

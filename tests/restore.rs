@@ -333,6 +333,28 @@ fn a_flipped_bit_is_found_before_anything_is_made() {
 }
 
 #[test]
+fn what_newer_was_passed_over_is_said() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    let workspace = Workspace::new();
+    cluster.create_database("shop");
+    cluster.sql("shop", "CREATE TABLE t AS SELECT 1 AS first");
+    dump(&workspace, &cluster, &["shop"]);
+    cluster.sql("shop", "ALTER TABLE t RENAME first TO second");
+    dump(&workspace, &cluster, &["shop"]);
+    let newest = stored(&workspace, ".dump.zst").pop().unwrap();
+    std::fs::remove_file(&newest).unwrap();
+    let restored = restore(&workspace, &cluster, ["-d", "shop", "--into", "copy"]).succeeds();
+    let warnings = restored.json()["warnings"].to_string();
+    let id = newest.file_name().unwrap().to_str().unwrap().strip_suffix(".dump.zst").unwrap().to_owned();
+    assert!(warnings.contains(&id) && warnings.contains("is missing"), "{warnings}");
+    assert_eq!(cluster.sql("copy", "SELECT first FROM t"), "1");
+    // By its id it can be tried, and fails before anything is made.
+    let failed = restore(&workspace, &cluster, [id.as_str(), "--into", "other"]).exits(5);
+    assert!(failed.json()["warnings"].to_string().contains("not a good backup"), "{}", failed.transcript());
+    assert!(!cluster.databases().iter().any(|name| name.starts_with("other")));
+}
+
+#[test]
 fn a_restore_that_is_killed_leaves_what_the_next_one_clears() {
     let cluster = Cluster::plain(PgVersion::V15);
     let workspace = Workspace::new();
@@ -378,11 +400,21 @@ fn a_restore_that_is_killed_leaves_what_the_next_one_clears() {
     wait_until("the sessions of the killed restore end", || {
         cluster.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = 'copy.pgkeep-restoring'") == "0"
     });
+    // In an empty database nothing shows that somebody is filling it, until he is done.
+    cluster.create_database("prepared");
+    let into = ["restore", "dump", "-d", "shop", "--into", "prepared", "--json"];
+    let first = workspace.pgkeep_on(&cluster, into).spawn();
+    stands_still(&cluster);
+    let second = workspace.pgkeep_on(&cluster, into).run().exits(7);
+    assert!(message(&second).contains("\"prepared\""), "{}", message(&second));
+    signal(&first, "INT");
+    Outcome::wait_for(first).exits(130);
+
     let records = stored(&workspace, ".json").into_iter().filter(|path| path.to_string_lossy().contains("-restore-"));
     let statuses: Vec<Value> = records.map(|path| record(&path)["status"].clone()).collect();
     let count = |status: &str| statuses.iter().filter(|found| *found == status).count();
     // What was killed could not say so; readers see that nobody holds its lock.
-    assert_eq!((count("RUNNING"), count("FAILED"), count("SUCCEEDED")), (2, 3, 1), "{statuses:?}");
+    assert_eq!((count("RUNNING"), count("FAILED"), count("SUCCEEDED")), (2, 5, 1), "{statuses:?}");
 
     cluster.sql("postgres", "ALTER ROLE postgres RESET test.slow");
     let restored = restore(&workspace, &cluster, ["-d", "shop", "--into", "copy"]).succeeds();

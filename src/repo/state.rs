@@ -490,6 +490,22 @@ mod tests {
     }
 
     #[test]
+    fn runs_beside_each_other_each_have_a_lock_of_their_own() {
+        let (_directory, state) = state();
+        let (repository, main): (_, InstanceName) = (RepositoryId::random(), "main".parse().unwrap());
+        let take = || state.lock_beside(&repository, &main, Verb::Restore, at("2025-01-31T02:00:00Z"));
+        let locks: Vec<Lock> = (0..MOST_BESIDE).map(|_| take().unwrap()).collect();
+        assert_eq!(take().unwrap_err().kind, Kind::Locked);
+        let lives =
+            |token: &str| state.lock_state_of(&repository, &main, Verb::Restore, token).unwrap().is_held_by(token);
+        let tokens: Vec<String> = locks.iter().map(|lock| lock.holder().token.clone()).collect();
+        assert!(tokens.iter().all(|token| lives(token)));
+        drop(locks);
+        assert!(!tokens.iter().any(|token| lives(token)));
+        take().unwrap();
+    }
+
+    #[test]
     fn looking_never_makes_a_run_fail() {
         let (_directory, state) = state();
         let (repository, main): (_, InstanceName) = (RepositoryId::random(), "main".parse().unwrap());

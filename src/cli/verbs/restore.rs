@@ -136,7 +136,10 @@ fn item_text(item: &Item) -> String {
     };
     let roles = match item.roles_created.as_slice() {
         [] => String::new(),
-        created => format!("\n  roles created: {}", created.join(", ")),
+        created => {
+            let quoted: Vec<String> = created.iter().map(|role| format!("{role:?}")).collect();
+            format!("\n  roles created: {}", quoted.join(", "))
+        }
     };
     format!("{}: {done} to {server} database {into:?} in {seconds:.1} s{roles}", item.id)
 }

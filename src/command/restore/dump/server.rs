@@ -201,7 +201,10 @@ impl Restorer<'_> {
         let database = &details.description.database;
         let mut statements = vec![self.owner(name)];
         if let Some(acl) = &database.acl {
-            statements.extend(database::rights(name, &database.owner, &target.rights(&session, acl).await?));
+            match target.rights(&session, acl).await {
+                Ok(rights) => statements.extend(database::rights(name, &database.owner, &rights)),
+                Err(error) => tolerated.weigh(error)?,
+            }
         }
         let limit = database.connection_limit;
         statements.push(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)));
