@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 6] = [
     &["repo"],
     &["pg", "storage", "stream"],
     &["config"],
-    &["error", "process", "progress", "clock", "digest"],
+    &["error", "interrupt", "process", "progress", "clock", "digest"],
 ];
 const GROUND: usize = LAYERS.len() - 1;
 

@@ -3,7 +3,9 @@
 mod attempt;
 mod child;
 mod failure;
+mod wire;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::conninfo::{ConnectTarget, HostOrder, HostTarget, SessionAttributes};
 use crate::config::secret::Secret;
-use crate::error::{Doing, Kind, Result};
+use crate::error::{Error, Kind, Result};
 pub use attempt::Encryption;
 use attempt::{Background, Login};
 pub use child::ChildConnection;
@@ -65,13 +67,29 @@ pub struct Endpoint {
     password: Option<Secret>,
 }
 
+/// For people: what is printed before work begins.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address.map(|address| address.ip().to_string()).unwrap_or_default();
+        let host = if self.host.is_empty() { &address } else { &self.host };
+        write!(f, "database {:?} as {:?} on {host:?}, port {}", self.dbname, self.user, self.port)
+    }
+}
+
 /// An open session. Dropping it ends the connection and its task; [`Session::close`] also waits for that.
+#[derive(Debug)]
 pub struct Session {
     // Dropped in this order: the connection task sees that the client is gone, then that it must stop.
     client: Client,
     background: Background,
     endpoint: Endpoint,
-    server_version_num: u32,
+    server: Server,
+}
+
+/// What a session asks first.
+#[derive(Debug)]
+struct Server {
+    version_num: u32,
     in_recovery: bool,
     system_identifier: Option<u64>,
 }
@@ -102,17 +120,12 @@ impl Session {
 
     async fn begin(login: Login, endpoint: Endpoint, access: Access) -> Result<Self> {
         let client = login.client;
-        let doing = || format!("prepare the session with database {:?}", endpoint.dbname);
-        client.batch_execute(&preamble(access)).await.doing(Kind::Connect, doing)?;
-        let row =
-            one_row(&client, "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.pg_is_in_recovery()")
-                .await
-                .doing(Kind::Connect, doing)?;
-        let version = row.first().cloned().flatten().unwrap_or_default();
-        let server_version_num = version.parse().doing(Kind::Connect, || format!("read server version {version:?}"))?;
-        let in_recovery = row.get(1).is_some_and(|value| value.as_deref() == Some("t"));
-        let system_identifier = system_identifier(&client).await.doing(Kind::Connect, doing)?;
-        Ok(Self { client, background: login.background, endpoint, server_version_num, in_recovery, system_identifier })
+        match prepare(&client, access).await {
+            Ok(server) => Ok(Self { client, background: login.background, endpoint, server }),
+            Err(e) => Err(Error::new(Kind::Connect, format!("prepare a session with {endpoint}"))
+                .because(failure::text_of(e))
+                .hint("check that the server stays up and that nothing between ends sessions, then run again")),
+        }
     }
 
     /// Speaks SQL. `search_path` is empty: every name needs its schema.
@@ -131,17 +144,17 @@ impl Session {
 
     /// As PostgreSQL counts: 150020 is 15.20.
     pub fn server_version_num(&self) -> u32 {
-        self.server_version_num
+        self.server.version_num
     }
 
     /// Whether the server was a standby when the session began.
     pub fn in_recovery(&self) -> bool {
-        self.in_recovery
+        self.server.in_recovery
     }
 
     /// The identity of the cluster; `None` where the role may not ask or the server does not know the question.
     pub fn system_identifier(&self) -> Option<u64> {
-        self.system_identifier
+        self.server.system_identifier
     }
 
     /// Ends the session and waits until its connection is closed, at most a few seconds.
@@ -149,6 +162,22 @@ impl Session {
         drop(self.client);
         self.background.finish().await;
     }
+}
+
+async fn prepare(client: &Client, access: Access) -> Result<Server, tokio_postgres::Error> {
+    client.batch_execute(&preamble(access)).await?;
+    notice_our_end(client).await?;
+    let row = client
+        .query_one(
+            "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.pg_is_in_recovery()",
+            &[],
+        )
+        .await?;
+    Ok(Server {
+        version_num: row.try_get::<_, i32>(0)?.unsigned_abs(),
+        in_recovery: row.try_get(1)?,
+        system_identifier: system_identifier(client).await?,
+    })
 }
 
 /// A role's or database's own settings must not end, block or misdirect a backup. The view holds only settings that
@@ -165,6 +194,18 @@ fn preamble(access: Access) -> String {
          ('lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout');\
          SET row_security = off; SET default_transaction_read_only = {read_only}"
     )
+}
+
+/// Asks the server (14 and newer) to look now and then whether we are still there: otherwise a backend that waits for a
+/// lock keeps its place in the queue after our death, and blocks others. Servers that cannot look refuse the setting.
+async fn notice_our_end(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let asked = client
+        .batch_execute(
+            "SELECT pg_catalog.set_config(name, '2s', false) FROM pg_catalog.pg_settings \
+             WHERE name = 'client_connection_check_interval'",
+        )
+        .await;
+    asked.or_else(|e| if e.as_db_error().is_some() { Ok(()) } else { Err(e) })
 }
 
 async fn system_identifier(client: &Client) -> Result<Option<u64>, tokio_postgres::Error> {

@@ -45,7 +45,8 @@ pub struct Decompressed<W> {
 ///
 /// Frames made here are decoded by `threads` threads; frames of other tools that are large or of unknown size by one,
 /// with a window of at most 128 MiB. With `expected_bytes` nothing beyond that many plain bytes is decoded or written,
-/// and fewer are an error. Damage is an error of kind `Verification` that names the byte.
+/// and fewer are an error. Memory: at most (2 × threads + 3) frames, which are of 4 MiB if made here and at most of 8.
+/// Damage is an error of kind `Verification` that names the byte.
 pub fn decompress<W>(
     output: W,
     threads: NonZeroUsize,
@@ -77,17 +78,17 @@ where
 
 impl<W> Decompressor<W> {
     /// Hands over the next compressed bytes; waits while the output is slow. An error is final, and may be about bytes
-    /// of an earlier call.
+    /// of an earlier call. Dropping the call before it returns gives up the stream.
     pub async fn push(&mut self, chunk: Bytes) -> Result<()> {
         self.verdict.failed()?;
-        let sent = match &self.chunks {
-            Some(chunks) => chunks.send(Some(chunk)).await.is_ok(),
-            None => false,
-        };
-        if sent {
-            return Ok(());
+        if let Some(chunks) = self.chunks.take() {
+            // Taken out while it waits: a call that is dropped halfway loses its chunk, and must not be followed by
+            // others as if nothing were missing.
+            if chunks.send(Some(chunk)).await.is_ok() {
+                self.chunks = Some(chunks);
+                return Ok(());
+            }
         }
-        self.chunks = None;
         match self.verdict.wait().await {
             Err(error) => Err(error),
             Ok(_) => Err(vanished(WORK)),

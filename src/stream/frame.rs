@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_cannot_become_a_frame_is_refused_at_the_first_byte_that_says_so() {
-        assert_eq!(FrameHeader::parse(b"P"), Err(NotAFrame::Magic));
+        assert_eq!(FrameHeader::parse(b"--"), Err(NotAFrame::Magic));
         assert_eq!(FrameHeader::parse(b"\x28\xb5\x2f"), Ok(None));
         assert_eq!(FrameHeader::parse(b"\x28\xb5\x2f\xfe"), Err(NotAFrame::Magic));
         assert_eq!(FrameHeader::parse(b"\x28\xb5\x2f\xfd\x08"), Err(NotAFrame::Reserved));

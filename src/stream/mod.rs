@@ -25,9 +25,9 @@ pub use decompress::{Decompressed, Decompressor, decompress};
 
 use crate::error::Result;
 
-/// Plain bytes in one frame. Twice the window of level 3, so that little is lost by starting every frame afresh:
-/// 1 MiB costs 2 % more stored bytes on rows of text and JSON, 4 MiB saves 0.5 % and doubles the memory.
-const BLOCK_BYTES: usize = 2 << 20;
+/// Plain bytes in one frame: twice the window of level 3. Rows of text and JSON take as little as in one endless frame;
+/// very repetitive data take 3 % more, where frames of 2 MiB would cost 8 % and frames of 8 MiB still 1 %.
+const BLOCK_BYTES: usize = 4 << 20;
 
 /// How to compress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

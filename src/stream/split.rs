@@ -11,7 +11,7 @@ use super::frame::{FrameHeader, FrameWalk};
 use crate::error::{Error, Kind, Result};
 
 /// Frames with more plain bytes than this, or that do not say how many, are decoded as a stream.
-const WHOLE_FRAME_BYTES: u64 = 4 * BLOCK_BYTES as u64;
+const WHOLE_FRAME_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 
 /// Plain bytes handed on at once when decoding as a stream.
 const PIECE_BYTES: usize = 1 << 20;

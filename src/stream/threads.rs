@@ -33,11 +33,14 @@ impl<T> Verdict<T> {
         (tell, Self { work, told: Some(told) })
     }
 
+    /// May be dropped and asked again.
     pub(super) async fn wait(&mut self) -> Result<T> {
-        match self.told.take() {
-            Some(told) => told.await.unwrap_or_else(|_| Err(vanished(self.work))),
-            None => Err(Error::new(Kind::Unexpected, format!("{}: it has already ended", self.work))),
-        }
+        let Some(told) = &mut self.told else {
+            return Err(Error::new(Kind::Unexpected, format!("{}: it has already ended", self.work)));
+        };
+        let verdict = told.await.unwrap_or_else(|_| Err(vanished(self.work)));
+        self.told = None;
+        verdict
     }
 
     /// The error of a pipeline that has already failed.

@@ -4,12 +4,15 @@
 #![allow(dead_code, unused_imports, clippy::disallowed_methods, clippy::unwrap_used)]
 
 pub mod cluster;
+pub mod dumps;
 pub mod equality;
 pub mod pgkeep;
 pub mod shapes;
+pub mod stored;
 
 pub use cluster::{Cluster, Options, PgVersion};
 pub use pgkeep::{Outcome, Workspace};
+pub use stored::Stored;
 
 /// A variable of the environment that steers tests.
 pub fn environment(name: &str) -> Option<std::ffi::OsString> {

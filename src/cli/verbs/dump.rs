@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use pgkeep::command::dump::{self, Check, Databases, Item, NewLineage, Options, Preview, WantedGlobals};
+use pgkeep::command::dump::{self, Check, Databases, Item, Options, Preview, WantedGlobals};
 use pgkeep::command::{Context, Outcome};
-use pgkeep::error::Result;
-use pgkeep::repo::GlobalsIncluded;
+use pgkeep::error::{Error, Result};
+use pgkeep::repo::{GlobalsIncluded, NewLineage};
 use pgkeep::stream::Compression;
 
 use crate::cli::arguments::{CheckLevel, Common, DumpArgs};
-use crate::cli::output::bytes;
+use crate::cli::output::{self, bytes, harmless};
 use crate::cli::run::Screen;
 
 pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args: DumpArgs) -> ExitCode {
@@ -19,14 +19,24 @@ pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args:
     };
     let plan = match dump::plan(context, &options).await {
         Ok(plan) => plan,
-        Err(error) => return screen.fail(&error),
+        Err(error) => {
+            if !args.dry_run {
+                dump::record_unplanned(context, &options, &error).await;
+            }
+            return screen.fail(&error);
+        }
     };
     if args.dry_run {
         let previews = dump::preview(context, &options, &plan).await;
         return screen.finish(&Outcome::of(previews, plan.warnings), previews_text);
     }
     match dump::execute(context, &options, plan).await {
-        Ok(outcome) => screen.finish(&outcome, text),
+        Ok(outcome) => {
+            if !common.quiet {
+                outcome.items.iter().for_each(warn);
+            }
+            screen.finish(&outcome, text)
+        }
         Err(error) => screen.fail(&error),
     }
 }
@@ -46,17 +56,27 @@ fn options(context: &Context, common: &Common, args: &DumpArgs) -> Result<Option
         },
         globals: if args.no_globals { WantedGlobals::LeaveOut } else { WantedGlobals::Include },
         lock_wait: args.lock_wait,
-        lineage: if args.new_lineage { NewLineage::Accept } else { NewLineage::Refuse },
+        lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
     })
 }
 
+fn warn(item: &Item) {
+    item.warnings.iter().for_each(|warning| output::warn(&format!("{}: {warning}", item.database)));
+}
+
 fn text(outcome: &Outcome<Item>) -> String {
-    outcome.items.iter().map(item_text).collect::<Vec<_>>().join("\n")
+    // The error of a command counts failures; what to do about each of several stands with the item.
+    let several = outcome.items.len() > 1;
+    let text = |item: &Item| match item.error.as_ref().and_then(Error::next_step) {
+        Some(hint) if several => format!("{}\n  hint: {}", item_text(item), harmless(hint)),
+        _ => item_text(item),
+    };
+    outcome.items.iter().map(text).collect::<Vec<_>>().join("\n")
 }
 
 fn item_text(item: &Item) -> String {
     let (Some(id), Some(plain)) = (&item.id, item.plain_bytes) else {
-        return format!("{}: not dumped (stage {})", item.database, item.stage.unwrap_or("unknown"));
+        return format!("{}: not dumped (stage {})", harmless(&item.database), item.stage.unwrap_or("unknown"));
     };
     let stored = item.repositories.iter().find_map(|copy| copy.stored_bytes).unwrap_or_default();
     let proven = match item.checks {
@@ -82,7 +102,7 @@ fn previews_text(outcome: &Outcome<Preview>) -> String {
 
 fn preview_text(preview: &Preview) -> String {
     if preview.error.is_some() {
-        return format!("{}: cannot be dumped", preview.database);
+        return format!("{}: cannot be dumped", harmless(&preview.database));
     }
     let free = match preview.free_bytes {
         Some(free) => format!("{} free", bytes(free)),
@@ -90,13 +110,13 @@ fn preview_text(preview: &Preview) -> String {
     };
     let head = format!(
         "would dump {} ({}, {} relations) of {}\nwith pg_dump {}\ninto {} ({free}), instance {}\n",
-        preview.database,
+        harmless(&preview.database),
         bytes(preview.database_size_bytes),
         preview.relations,
-        preview.server,
+        harmless(&preview.server),
         preview.client,
         preview.repository,
         preview.instance,
     );
-    preview.steps.iter().fold(head, |text, step| text + "  " + step + "\n")
+    preview.steps.iter().fold(head, |text, step| text + "  " + &harmless(step) + "\n")
 }

@@ -1,5 +1,6 @@
 //! `pg_dump` into the repository: one pass, no copy on this host.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use super::source::{Snapshot, Source};
@@ -8,7 +9,7 @@ use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::archive::Archive;
-use crate::process::Program;
+use crate::process::{Program, shell_word};
 use crate::progress::Unit;
 use crate::repo::archive::ArchiveWatcher;
 use crate::repo::{BackupWriter, ObjectRole};
@@ -69,7 +70,7 @@ pub async fn store(
         let compressed = compressor.finish().await?;
         // End of file is not success: a killed pg_dump closes its pipe, too. Its exit status decides, and then the
         // archive itself.
-        let warnings = child.wait().await?.check()?;
+        let warnings = child.wait().await?.check().map_err(|error| with_hint(error, source.database()))?;
         let archive = compressed.observer.finish()?;
         Ok::<_, Error>((archive, compressed.plain, compressed.stored, warnings))
     };
@@ -106,6 +107,26 @@ fn with_words(error: Error, words: &[String]) -> Error {
     }
     let kind = error.kind;
     Error::new(kind, error.to_string()).because(format!("pg_dump said: {}", words.join("; ")))
+}
+
+const LOCKED: &str = "another session has locked that table; to see which: SELECT a.pid, a.usename, a.state, \
+    l.relation::regclass, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+    WHERE l.mode = 'AccessExclusiveLock'; or wait longer: --lock-wait 10m";
+
+/// The next step after the two failures that a database in use brings about.
+fn with_hint(error: Error, database: &str) -> Error {
+    let words = error.to_string();
+    if words.contains("LOCK TABLE") && words.contains("statement timeout") {
+        return error.hint(LOCKED);
+    }
+    if words.contains("permission denied") {
+        let database = shell_word(OsStr::new(database));
+        return error.hint(format!(
+            "grant the role what it may not read (GRANT pg_read_all_data reads every table); \
+             pgkeep check -d {database} names each"
+        ));
+    }
+    error
 }
 
 /// An archive has no indexes and no dead rows; without better knowledge its size is that of the tables.

@@ -43,7 +43,9 @@ pub async fn take(source: &Source, wanted: WantedGlobals) -> Result<Globals> {
             Ok(Globals {
                 compressed: Some(compressed),
                 included: GlobalsIncluded::WithoutPasswords,
-                warning: Some(format!("globals are without passwords: {reason}; only a superuser may")),
+                warning: Some(format!(
+                    "globals are without passwords: {reason}; a superuser and members of pg_read_all_data may"
+                )),
                 reason: Some(reason),
             })
         }

@@ -20,11 +20,10 @@ use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
 use crate::repo::archive::read_archive;
-use crate::repo::lineage::{Judgement, judge};
 use crate::repo::{
     BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
-    InstanceName, Lineage, Lock, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
-    StoredObject, Verb,
+    InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus,
+    ServerVersion, Source, StoredObject, Verb, remove_leftovers,
 };
 use crate::stream::Compression;
 
@@ -70,13 +69,6 @@ pub enum Check {
 pub enum WantedGlobals {
     Include,
     LeaveOut,
-}
-
-/// Whether a cluster that the instance has not held before is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewLineage {
-    Refuse,
-    Accept,
 }
 
 /// The steps of one database, as a failure names them.
@@ -168,8 +160,8 @@ pub async fn execute(context: &Context, options: &Options, plan: Plan) -> Result
     let repository = super::open_or_create(context, &options.repository).await?;
     let now = context.clock.now();
     let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
-    super::sweep_unfinished(&repository, &options.instance).await;
     let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
+    tidy(context, &repository, &lock).await;
 
     let dumper = Dumper { context, options, repository: &repository, lock: &lock };
     let mut items = Vec::new();
@@ -179,6 +171,34 @@ pub async fn execute(context: &Context, options: &Options, plan: Plan) -> Result
     let mut outcome = Outcome::of(items, plan.warnings);
     super::finish_run(context, run, record(&outcome), &mut outcome.warnings).await;
     Ok(outcome)
+}
+
+/// Removes what runs that were killed left behind. It takes space and nothing else, so a failure only is noted.
+async fn tidy(context: &Context, repository: &Repository, lock: &Lock) {
+    match remove_leftovers(repository, lock, &context.host).await {
+        Ok(removed) => removed.iter().for_each(|id| tracing::info!("removed what a killed run had stored of {id}")),
+        Err(error) => tracing::warn!("{error}"),
+    }
+    super::sweep_unfinished(repository, lock.instance()).await;
+}
+
+/// Records a run that ended before it knew its databases, so that a night on which the server was down does not look
+/// like a night without a run. A mistyped command is not a run.
+pub async fn record_unplanned(context: &Context, options: &Options, error: &Error) {
+    if error.kind == Kind::Usage {
+        return;
+    }
+    let record = async {
+        let repository = super::open_or_create(context, &options.repository).await?;
+        let now = context.clock.now();
+        let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
+        let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
+        let outcome = RunOutcome::failed(Stage::Connect.as_str(), error, Vec::new());
+        run.finish(outcome, context.clock.now()).await
+    };
+    if let Err(unrecorded) = record.await {
+        tracing::warn!("this run could not be recorded: {unrecorded}");
+    }
 }
 
 /// What the run record says of the items.
@@ -211,22 +231,17 @@ struct Dumper<'a> {
     lock: &'a Lock,
 }
 
-/// What is known once a database is a backup.
-struct Dumped {
-    manifest: DumpManifest,
-    warnings: Vec<String>,
-}
-
 impl Dumper<'_> {
     async fn dump(&self, planned: PlannedItem) -> Item {
         let started = Instant::now();
         let database = planned.name.clone();
-        let mut id = None;
-        let done = self.dump_database(planned, &mut id).await;
+        let mut warnings = Vec::new();
+        let done = self.dump_database(&planned, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
         let copy = |status, stored_bytes| Copy { name: self.repository.address().to_owned(), status, stored_bytes };
         let item = Item {
-            id,
+            // What failed is not a backup and has no id that anything could be done with.
+            id: None,
             instance: self.options.instance.clone(),
             database,
             status: Status::Ok,
@@ -236,22 +251,20 @@ impl Dumper<'_> {
             globals: None,
             checks: None,
             repositories: Vec::new(),
-            warnings: Vec::new(),
+            warnings,
             error: None,
         };
         match done {
-            Ok(Dumped { manifest, warnings }) => Item {
+            Ok(manifest) => Item {
+                id: Some(manifest.id.clone()),
                 database: manifest.database.clone(),
                 plain_bytes: Some(manifest.plain.size_bytes),
                 globals: Some(manifest.globals.included),
                 checks: Some(manifest.checks),
                 repositories: vec![copy(Status::Ok, Some(manifest.stored_bytes()))],
-                warnings,
                 ..item
             },
             Err(Failed { stage, error }) => Item {
-                // What failed is not a backup and has no id that anything could be done with.
-                id: None,
                 status: Status::Failed,
                 stage: Some(stage.as_str()),
                 repositories: vec![copy(Status::Failed, None)],
@@ -261,45 +274,63 @@ impl Dumper<'_> {
         }
     }
 
-    /// Refuses a cluster that is not this instance's; a warning says when a new lineage begins.
-    async fn accept_lineage(&self, source: &source::Source) -> Result<Option<String>> {
-        let Some(seen) = source.system_identifier() else { return Ok(None) };
+    /// Refuses a cluster that is not this instance's. Returns the lineage if it is a new one, and the warning that says
+    /// so.
+    async fn judge_lineage(&self, source: &source::Source) -> Result<(Option<Lineage>, Option<String>)> {
+        // A role that may not read the identifier can still dump; its backups tell no lineage.
+        let Some(seen) = source.system_identifier() else { return Ok((None, None)) };
         let instance = &self.options.instance;
         let known = Lineage::all(self.repository, instance).await?;
-        let (version, host) = (source.server_version(), source.host());
-        let warning = match judge(&known, seen, version) {
-            Judgement::Known => return Ok(None),
-            Judgement::First => None,
-            Judgement::Upgraded { from_major } => Some(format!(
-                "instance {instance} went from PostgreSQL {from_major} to {}: a new lineage begins with system identifier {seen}",
-                version / 10_000
-            )),
-            Judgement::Foreign(_) if self.options.lineage == NewLineage::Accept => {
-                Some(format!("a new lineage begins in instance {instance} with system identifier {seen}"))
-            }
-            Judgement::Foreign(known) => return Err(known.refuse(instance, seen, host)),
+        let lineage = Lineage {
+            format: Lineage::FORMAT,
+            system_identifier: seen,
+            major_version: source.server_version() / 10_000,
+            first_seen: self.context.clock.now(),
+            server_host: source.host().to_owned(),
+            first_backup: None,
         };
-        Lineage::new(seen, version, self.context.clock.now(), host).open(self.repository, instance).await?;
-        Ok(warning)
+        let major = lineage.major_version;
+        let warning = match lineage.judge(instance, &known, self.options.lineage)? {
+            Kinship::Known => return Ok((None, None)),
+            Kinship::First if known.is_empty() => None,
+            Kinship::First => Some(format!("a new lineage begins in instance {instance}: system identifier {seen}")),
+            Kinship::Upgrade { from } => Some(format!(
+                "instance {instance} went from PostgreSQL {} to {major}: a new lineage begins, system identifier {seen}",
+                from.major_version
+            )),
+        };
+        Ok((Some(lineage), warning))
     }
 
-    async fn dump_database(&self, planned: PlannedItem, id: &mut Option<BackupId>) -> Result<Dumped, Failed> {
+    /// Before the manifest: a backup whose cluster is not among the lineages would be a stranger to the next one.
+    async fn begin_lineage(&self, lineage: Option<Lineage>, first_backup: &BackupId) -> Result<()> {
+        let Some(lineage) = lineage else { return Ok(()) };
+        let lineage = Lineage { first_backup: Some(first_backup.clone()), ..lineage };
+        lineage.store(self.repository, &self.options.instance).await
+    }
+
+    async fn dump_database(&self, planned: &PlannedItem, warnings: &mut Vec<String>) -> Result<DumpManifest, Failed> {
         let interrupt = &self.context.interrupt;
-        let source = interrupt.guard(source::Source::connect(self.context, self.options, &planned)).await;
+        let source = interrupt.guard(source::Source::connect(self.context, self.options, planned)).await;
         let source = source.at(Stage::Connect)?;
-        let mut warnings = source.warnings.clone();
-        warnings.extend(self.accept_lineage(&source).await.at(Stage::Lineage)?);
+        warnings.extend(source.warnings.iter().cloned());
+        let (new_lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
+        warnings.extend(warning);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
         let globals = interrupt.guard(globals::take(&source, self.options.globals)).await.at(Stage::Globals)?;
+        warnings.extend(globals.warning.clone());
 
         let clock = &*self.context.clock;
         let begin = BackupWriter::begin(self.repository, self.lock, source.database(), &self.context.host, clock);
         let backup = interrupt.guard(begin).await.at(Stage::Claim)?;
-        *id = Some(backup.id().clone());
-        match self.store(&source, snapshot, globals, &backup, &mut warnings).await {
+        let stored = match self.store(&source, snapshot, globals, &backup, warnings).await {
+            Ok(manifest) => self.begin_lineage(new_lineage, backup.id()).await.at(Stage::Commit).map(|()| manifest),
+            Err(failed) => Err(failed),
+        };
+        match stored {
             Ok(manifest) => {
                 backup.commit(&manifest).await.at(Stage::Commit)?;
-                Ok(Dumped { manifest, warnings })
+                Ok(manifest)
             }
             Err(failed) => {
                 if let Err(left) = backup.abandon().await {
@@ -322,7 +353,7 @@ impl Dumper<'_> {
         let started = Instant::now();
         let started_at = backup.stem().started_at().time();
         let stored = archive::store(self.context, self.options, source, &snapshot, backup).await.at(Stage::Archive)?;
-        warnings.extend(stored.warnings.iter().map(|line| format!("{}: {line}", source.database())));
+        warnings.extend(stored.warnings.iter().cloned());
 
         let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
         let mut objects = vec![StoredObject::new(backup.stem(), ObjectRole::Archive, stored.stored)];
@@ -332,8 +363,6 @@ impl Dumper<'_> {
         }
         let body = details.to_stored().at(Stage::Commit)?;
         objects.push(backup.put(ObjectRole::Details, body).await.at(Stage::Commit)?);
-        warnings.extend(globals.warning);
-
         let mut manifest = DumpManifest {
             format: DumpManifest::FORMAT,
             kind: crate::repo::BackupKind::Dump,

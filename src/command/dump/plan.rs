@@ -4,10 +4,11 @@ use serde::Serialize;
 
 use super::source::Source;
 use super::{Check, Context, Databases, Options, WantedGlobals};
+use crate::config::environment::Environment;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
 use crate::pg::session::{Session, SessionOptions};
-use crate::storage::Missing;
+use crate::storage::{Address, Fault, Missing};
 
 /// What will be dumped.
 #[derive(Debug)]
@@ -31,7 +32,11 @@ pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
         Databases::Named(names) => names.iter().map(|name| named(context, options, name)).collect::<Result<_>>()?,
         Databases::All => context.interrupt.guard(all(context, options)).await?,
     };
-    Ok(Plan { items, warnings: Vec::new() })
+    let warnings = match &options.databases {
+        Databases::Named(names) if names.iter().any(|typed| holds_password(typed)) => vec![PASSWORD.to_owned()],
+        _ => Vec::new(),
+    };
+    Ok(Plan { items, warnings })
 }
 
 fn named(context: &Context, options: &Options, typed: &str) -> Result<PlannedItem> {
@@ -39,6 +44,17 @@ fn named(context: &Context, options: &Options, typed: &str) -> Result<PlannedIte
     // Resolved once here so that a mistyped keyword or service stops everything before anything is stored.
     let target = ConnectTarget::resolve(&flags, &context.environment)?;
     Ok(PlannedItem { name: target.dbname, flags })
+}
+
+const PASSWORD: &str =
+    "the password given to -d can be read by every user of this host while pgkeep runs: put it into ~/.pgpass";
+
+/// Whether what was typed holds a password itself, whatever the environment or a service file adds.
+fn holds_password(typed: &str) -> bool {
+    let nothing_else = Environment::from_pairs([("PGPASSFILE", "/dev/null")]).with_account("nobody");
+    let flags = ConnectionFlags { dbname: Some(typed.to_owned()), ..ConnectionFlags::default() };
+    let target = ConnectTarget::resolve(&flags, &nothing_else);
+    target.is_ok_and(|target| target.hosts.iter().any(|host| host.password.is_some()))
 }
 
 fn from_environment(context: &Context, options: &Options) -> Result<PlannedItem> {
@@ -56,13 +72,13 @@ async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
         flags.database = Some("postgres".to_owned());
     }
     let target = ConnectTarget::resolve(&flags, &context.environment)?;
-    let session =
-        Session::connect(&target, &SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() })
-            .await?;
+    let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
+    let session = Session::connect(&target, &session_options).await;
+    let session = session.doing(Kind::Connect, || "list the databases, stage connect")?;
     // A database that a failed CREATE DATABASE left behind (limit -2) is listed: its failure is news.
     let query = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
                   WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1";
-    let rows = session.client().query(query, &[]).await.doing(Kind::Connect, || "list the databases")?;
+    let rows = session.client().query(query, &[]).await.doing(Kind::Connect, || "list the databases, stage connect")?;
     session.close().await;
     let item = |name: String| PlannedItem {
         flags: ConnectionFlags { database: Some(name.clone()), ..options.connection.clone() },
@@ -153,9 +169,9 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
 
 /// A repository that does not exist yet has no free space to tell.
 async fn free_bytes(address: &str) -> Result<Option<u64>> {
-    match crate::storage::open(address, Missing::Refuse).await {
+    match Address::parse(address)?.open(Missing::Refuse).await {
         Ok(storage) => Ok(storage.free_bytes().await?),
-        Err(error) if error.kind == Kind::Storage => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.fault == Fault::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }

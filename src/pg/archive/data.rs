@@ -81,11 +81,13 @@ impl Blocks {
         self.open.map(|open| open.block.dump_id)
     }
 
-    pub(super) fn push(&mut self, toc: &Toc, mut bytes: &[u8]) -> Result<()> {
+    /// Gives back what lies behind the last block.
+    pub(super) fn push<'a>(&mut self, toc: &Toc, mut bytes: &'a [u8]) -> Result<&'a [u8]> {
         while !bytes.is_empty() {
             let before = bytes.len();
             match self.state {
                 State::Chunk { left_bytes } => self.pass(left_bytes, &mut bytes),
+                State::BlockType if self.blocks.len() == self.expected => break,
                 State::BlockType => self.block_type(&mut bytes)?,
                 State::BlockId(kind) => {
                     if let Some(number) = self.integer(&mut bytes)? {
@@ -106,7 +108,7 @@ impl Blocks {
             }
             self.offset += (before - bytes.len()) as u64;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     pub(super) fn finish(self, toc: &Toc) -> Result<Vec<DataBlock>> {
@@ -174,9 +176,6 @@ impl Blocks {
     }
 
     fn block_type(&mut self, bytes: &mut &[u8]) -> Result<()> {
-        if self.blocks.len() == self.expected {
-            return Err(self.wrong("something follows the last block"));
-        }
         let Some((&byte, rest)) = bytes.split_first() else { return Ok(()) };
         *bytes = rest;
         self.state = State::BlockId(match byte {

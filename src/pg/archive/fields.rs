@@ -33,6 +33,11 @@ impl Fields {
         Self { bytes: Vec::new(), taken: 0, base: 0, integer_bytes: 4, offset_bytes: 8, skipping: None }
     }
 
+    /// Of the same archive, further on.
+    pub(super) fn continued_at(&self, offset: u64) -> Self {
+        Self { base: offset, integer_bytes: self.integer_bytes, offset_bytes: self.offset_bytes, ..Self::new() }
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.taken);
         self.base += self.taken as u64;
@@ -65,6 +70,15 @@ impl Fields {
     /// What was not taken.
     pub(super) fn rest(&self) -> &[u8] {
         self.bytes.get(self.taken..).unwrap_or_default()
+    }
+
+    /// Frees the memory: what follows is not made of fields.
+    pub(super) fn take_rest(&mut self) -> Vec<u8> {
+        let rest = self.rest().to_vec();
+        self.base += self.bytes.len() as u64;
+        self.bytes = Vec::new();
+        self.taken = 0;
+        rest
     }
 
     pub(super) fn fail(&self, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Stop {

@@ -32,6 +32,11 @@ impl ArchiveVersion {
         self.minor >= 15
     }
 
+    /// PostgreSQL 16 and newer.
+    pub(super) fn may_repeat_toc(self) -> bool {
+        self.minor >= 15
+    }
+
     pub(super) fn has_relation_kind(self) -> bool {
         self.minor >= 16
     }

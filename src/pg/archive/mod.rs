@@ -11,6 +11,10 @@
 //! object id and chunks, ended by id 0. Chunks are framed alike with every compression; with one, they hold compressed
 //! bytes.
 //!
+//! `pg_dump` goes back to fill in where each block lies, which a pipe does not allow. From version 16 on it opens its
+//! standard output for appending: in an archive made with `pg_dump -Fc > file` that second table of contents stands
+//! behind the data. `pg_restore` never looks there; here it must repeat the first one.
+//!
 //! An archive is untrusted input: nothing is allocated by a length that it names before the bytes have arrived, what is
 //! kept is bounded, and no input makes this panic.
 
@@ -36,6 +40,7 @@ pub struct ArchiveReader {
     state: State,
     header: Option<ArchiveHeader>,
     toc: Option<Toc>,
+    size_bytes: u64,
 }
 
 /// An archive that is complete.
@@ -53,7 +58,9 @@ pub struct Archive {
 enum State {
     Head(Fields, HeadReader),
     Toc(Fields, TocReader),
-    Data(Blocks),
+    Data(Fields, Blocks),
+    Repeated(Fields, TocReader, Blocks),
+    Done(Blocks),
     Failed,
 }
 
@@ -65,16 +72,13 @@ impl Default for ArchiveReader {
 
 impl ArchiveReader {
     pub fn new() -> Self {
-        Self { state: State::Head(Fields::new(), HeadReader::default()), header: None, toc: None }
+        Self { state: State::Head(Fields::new(), HeadReader::default()), header: None, toc: None, size_bytes: 0 }
     }
 
     /// Takes the next bytes. An error is final: kind `Verification` where the archive is damaged, `NotVerified` where
     /// its version or format is not one that this program reads.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        // The way of nearly all bytes.
-        if let (State::Data(blocks), Some(toc)) = (&mut self.state, &self.toc) {
-            return blocks.push(toc, bytes).inspect_err(|_| self.state = State::Failed);
-        }
+        self.size_bytes += bytes.len() as u64;
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Head(mut fields, head) => {
                 fields.push(bytes);
@@ -84,7 +88,17 @@ impl ArchiveReader {
                 fields.push(bytes);
                 self.read_toc(fields, toc)
             }
-            State::Data(_) | State::Failed => Err(failed_before()),
+            State::Data(fields, blocks) => self.read_data(fields, blocks, bytes),
+            State::Repeated(mut fields, reader, blocks) => {
+                fields.push(bytes);
+                self.read_repeated(fields, reader, blocks)
+            }
+            State::Done(blocks) if bytes.is_empty() => {
+                self.state = State::Done(blocks);
+                Ok(())
+            }
+            State::Done(blocks) => Err(surplus(&blocks)),
+            State::Failed => Err(failed_before()),
         }
     }
 
@@ -101,7 +115,7 @@ impl ArchiveReader {
     /// The entry whose data are passing by.
     pub fn current(&self) -> Option<&TocEntry> {
         match (&self.state, &self.toc) {
-            (State::Data(blocks), Some(toc)) => blocks.current().and_then(|id| toc.get(id)),
+            (State::Data(_, blocks), Some(toc)) => blocks.current().and_then(|id| toc.get(id)),
             _ => None,
         }
     }
@@ -110,11 +124,11 @@ impl ArchiveReader {
     /// came after it. Otherwise an error of kind `Verification` that names what is missing.
     pub fn finish(self) -> Result<Archive> {
         match (self.state, self.header, self.toc) {
-            (State::Data(blocks), Some(header), Some(toc)) => {
-                let size_bytes = blocks.offset();
+            (State::Data(_, blocks) | State::Done(blocks), Some(header), Some(toc)) => {
                 let blocks = blocks.finish(&toc)?;
-                Ok(Archive { header, toc, blocks, size_bytes })
+                Ok(Archive { header, toc, blocks, size_bytes: self.size_bytes })
             }
+            (State::Repeated(_, _, blocks), ..) => Err(surplus(&blocks)),
             (State::Head(fields, _), ..) => {
                 Err(damaged(fields.offset_of_end(), "the archive ends early, inside its header"))
             }
@@ -144,17 +158,45 @@ impl ArchiveReader {
     fn read_toc(&mut self, mut fields: Fields, mut reader: TocReader) -> Result<()> {
         match reader.read(&mut fields) {
             Ok(toc) => {
-                let mut blocks = Blocks::new(&toc, fields.integer_bytes(), fields.offset());
-                blocks.push(&toc, fields.rest())?;
+                let blocks = Blocks::new(&toc, fields.integer_bytes(), fields.offset());
                 self.toc = Some(toc);
-                self.state = State::Data(blocks);
-                Ok(())
+                let rest = fields.take_rest();
+                self.read_data(fields, blocks, &rest)
             }
             Err(Stop::NeedsMore) => {
                 self.state = State::Toc(fields, reader);
                 Ok(())
             }
             Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+    fn read_data(&mut self, fields: Fields, mut blocks: Blocks, bytes: &[u8]) -> Result<()> {
+        let (Some(header), Some(toc)) = (&self.header, &self.toc) else { return Err(failed_before()) };
+        let behind = blocks.push(toc, bytes)?;
+        if behind.is_empty() {
+            self.state = State::Data(fields, blocks);
+            return Ok(());
+        }
+        if !header.version.may_repeat_toc() {
+            return Err(surplus(&blocks));
+        }
+        let reader = TocReader::new(header.version);
+        let mut fields = fields.continued_at(blocks.offset());
+        fields.push(behind);
+        self.read_repeated(fields, reader, blocks)
+    }
+
+    fn read_repeated(&mut self, mut fields: Fields, mut reader: TocReader, blocks: Blocks) -> Result<()> {
+        match reader.read(&mut fields) {
+            Ok(repeated) if self.toc.as_ref() == Some(&repeated) && fields.rest().is_empty() => {
+                self.state = State::Done(blocks);
+                Ok(())
+            }
+            Err(Stop::NeedsMore) => {
+                self.state = State::Repeated(fields, reader, blocks);
+                Ok(())
+            }
+            Ok(_) | Err(Stop::Failed(_)) => Err(surplus(&blocks)),
         }
     }
 }
@@ -164,6 +206,11 @@ fn damaged(offset: u64, why: impl Into<Box<dyn std::error::Error + Send + Sync>>
     Error::new(Kind::Verification, format!("read the archive at byte {offset}"))
         .because(why)
         .hint("this archive cannot be restored whole: make a new dump, or use another copy")
+}
+
+/// Something that is not a repeated table of contents stands behind the data.
+fn surplus(blocks: &Blocks) -> Error {
+    damaged(blocks.offset(), "something follows the last block")
 }
 
 fn failed_before() -> Error {

@@ -82,7 +82,7 @@ impl fmt::Display for TocEntry {
 }
 
 /// Every entry, in archive order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Toc {
     entries: Vec<TocEntry>,
     by_id: HashMap<DumpId, usize>,

@@ -25,7 +25,8 @@ pub(super) fn apply(settings: &mut Settings, environment: &Environment) -> Resul
             return Ok(());
         }
     }
-    for path in usual_files(environment, named.is_none()) {
+    let own = if named.is_none() { environment.home() } else { None };
+    for path in usual_files(own, environment) {
         let text = match std::fs::read_to_string(&path) {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
             read => read.doing(Kind::Usage, || format!("read service file {path:?}"))?,
@@ -43,8 +44,9 @@ fn in_file(path: &Path, error: Error) -> Error {
     Error::new(error.kind, format!("read service file {path:?}")).because(error)
 }
 
-fn usual_files(environment: &Environment, with_home: bool) -> Vec<PathBuf> {
-    let own = environment.home().filter(|_| with_home).map(|home| home.join(".pg_service.conf"));
+/// The user's file, where `home` is to be looked at, and the system's.
+fn usual_files(home: Option<&Path>, environment: &Environment) -> Vec<PathBuf> {
+    let own = home.map(|home| home.join(".pg_service.conf"));
     let system = match environment.get_os("PGSYSCONFDIR") {
         Some(directory) => vec![PathBuf::from(directory)],
         None => SYSTEM_DIRECTORIES.map(PathBuf::from).to_vec(),

@@ -118,16 +118,53 @@ fn numbers() {
 fn every_host_has_its_own_password() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join(".pgpass");
-    std::fs::write(&file, "a:1:*:*:one\nb:*:*:*:two\nlocalhost:*:*:*:socket\n\\:\\:1:*:*:*:six\n").unwrap();
+    std::fs::write(&file, "a:1:*:*:first\nb:*:*:*:two\nlocalhost:*:*:*:socket\n\\:\\:1:*:*:*:six\n").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o400)).unwrap();
     let home = [("HOME", home.path().to_str().unwrap())];
     let passwords = |target: &ConnectTarget| -> Vec<Option<String>> {
         target.hosts.iter().map(|h| h.password.as_ref().map(|p| p.expose().to_owned())).collect()
     };
     let target = resolve("postgresql://a:1,b:2,c:3,:4,[::1]:5/x", &home);
-    let expected = [Some("one"), Some("two"), None, Some("socket"), Some("six")];
+    let expected = [Some("first"), Some("two"), None, Some("socket"), Some("six")];
     assert_eq!(passwords(&target), expected.map(|p| p.map(str::to_owned)));
     assert_eq!(passwords(&resolve("hostaddr=::1", &home)), [Some("six".to_owned())]);
     assert_eq!(passwords(&resolve("host=a port=1 password=p", &home)), [Some("p".to_owned())]);
-    assert!(!format!("{target:?}").contains("one"));
+    assert!(!format!("{target:?}").contains("first"));
+}
+
+#[test]
+fn what_is_passed_over_is_said() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(".pgpass");
+    std::fs::write(&file, "*:*:*:*:p\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let home = [("HOME", home.path().to_str().unwrap())];
+    let target = resolve("sslmode=require sslrootcert=/nonexistent/ca sslcrl=/nonexistent/crl", &home);
+    assert!(target.hosts[0].password.is_none());
+    for word in ["chmod 0600", "/nonexistent/ca", "/nonexistent/crl"] {
+        assert_eq!(target.warnings.iter().filter(|warning| warning.contains(word)).count(), 1, "{word}");
+    }
+    assert_eq!(resolve("dbname=x", &[("HOME", "/nonexistent")]).warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_an_error_unless_it_is_hidden() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let variable = (OsString::from("PGHOST"), OsString::from_vec(vec![b'/', 0xff]));
+    let environment = Environment::from_pairs([variable]).with_account("root");
+    assert!(ConnectTarget::resolve(&dbname("app"), &environment).is_err());
+    assert!(ConnectTarget::resolve(&dbname("host=a"), &environment).is_ok());
+}
+
+#[test]
+fn a_service_file_may_be_named_beside_its_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("services");
+    std::fs::write(&file, "[a]\nhost=h\nsslmode=disable\n").unwrap();
+    let target = resolve(&format!("service=a servicefile={}", file.display()), &[("PGSERVICEFILE", "/nonexistent")]);
+    assert_eq!((target.hosts[0].host.as_str(), target.tls.mode), ("h", SslMode::Disable));
+    let error =
+        ConnectTarget::resolve(&dbname("service=b"), &environment(&[("PGSERVICEFILE", file.to_str().unwrap())]));
+    assert!(error.unwrap_err().next_step().unwrap().contains("[b]"));
 }

@@ -1,7 +1,6 @@
-//! One attempt: a socket, TLS or not, a login.
+//! One attempt: TLS or not, a login.
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,18 +8,16 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_postgres::config;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::failure::text_of;
+use super::wire::Wire;
 use super::{APPLICATION_NAME, Cause, Failure, unsuitable};
-use crate::pg::conninfo::{
-    ChannelBinding, ConnectTarget, HostTarget, Keepalive, Negotiation, Probing, SessionAttributes, SslMode,
-};
+use crate::pg::conninfo::{ChannelBinding, ConnectTarget, HostTarget, Negotiation, SessionAttributes, SslMode};
 use crate::pg::tls;
 
 /// How long a connection may take to say good-bye once nobody uses it.
@@ -40,6 +37,7 @@ pub(super) struct Login {
 }
 
 /// The task that moves a connection's bytes. It ends with this value, or before when the server goes away.
+#[derive(Debug)]
 pub(super) struct Background {
     stop: DropGuard,
     task: JoinHandle<()>,
@@ -67,10 +65,6 @@ impl Background {
     }
 }
 
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
-type BoxedWire = Box<dyn Wire>;
-
 /// Where a host is: `None` for a Unix socket, else each of its addresses.
 pub(super) async fn addresses(host: &HostTarget) -> Result<Vec<Option<SocketAddr>>, Failure> {
     if host.is_socket() {
@@ -93,19 +87,26 @@ pub(super) async fn log_in(
     address: Option<SocketAddr>,
     wanted: SessionAttributes,
 ) -> Result<Login, Failure> {
-    let attempt = async {
-        let login = log_in_by_mode(target, host, address).await?;
-        match unsuitable(&login.client, wanted).await {
-            Ok(None) => Ok(login),
-            Ok(Some(why)) => Err(Failure::new(host, address, Cause::Attributes, why)),
-            Err(e) => Err(Failure::of_server(host, address, e)),
-        }
-    };
+    let attempt = log_in_and_ask(target, host, address, wanted);
     match target.connect_timeout {
         None => attempt.await,
         Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
             Err(Failure::new(host, address, Cause::Timeout, format!("no answer within {} s", limit.as_secs())))
         }),
+    }
+}
+
+async fn log_in_and_ask(
+    target: &ConnectTarget,
+    host: &HostTarget,
+    address: Option<SocketAddr>,
+    wanted: SessionAttributes,
+) -> Result<Login, Failure> {
+    let login = log_in_by_mode(target, host, address).await?;
+    match unsuitable(&login.client, wanted).await {
+        Ok(None) => Ok(login),
+        Ok(Some(why)) => Err(Failure::new(host, address, Cause::Attributes, why)),
+        Err(e) => Err(Failure::of_server(host, address, e)),
     }
 }
 
@@ -117,21 +118,22 @@ async fn log_in_by_mode(
     address: Option<SocketAddr>,
 ) -> Result<Login, Failure> {
     use config::SslMode::{Disable, Prefer, Require};
-    let once = |mode| log_in_once(target, host, address, mode);
     match target.tls.mode {
-        _ if address.is_none() => once(Disable).await,
-        SslMode::Disable => once(Disable).await,
-        SslMode::Allow => match once(Disable).await {
-            Err(first) if first.cause.depends_on_encryption() => once(Require).await.map_err(|e| e.after(first)),
-            done => done,
-        },
-        SslMode::Prefer => match once(Prefer).await {
-            Err(first) if first.with_tls && first.cause.depends_on_encryption() => {
-                once(Disable).await.map_err(|e| e.after(first))
+        _ if address.is_none() => log_in_once(target, host, address, Disable).await,
+        SslMode::Disable => log_in_once(target, host, address, Disable).await,
+        SslMode::Allow => match log_in_once(target, host, address, Disable).await {
+            Err(first) if first.cause.depends_on_encryption() => {
+                log_in_once(target, host, address, Require).await.map_err(|e| e.after(first))
             }
             done => done,
         },
-        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => once(Require).await,
+        SslMode::Prefer => match log_in_once(target, host, address, Prefer).await {
+            Err(first) if first.with_tls && first.cause.depends_on_encryption() => {
+                log_in_once(target, host, address, Disable).await.map_err(|e| e.after(first))
+            }
+            done => done,
+        },
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => log_in_once(target, host, address, Require).await,
     }
 }
 
@@ -142,30 +144,39 @@ async fn log_in_once(
     mode: config::SslMode,
 ) -> Result<Login, Failure> {
     let config = configuration(target, host, mode);
-    let wire = open(target, host, address).await?;
+    let wire = Wire::open(target, host, address).await?;
     if mode == config::SslMode::Disable {
-        let (client, connection) =
-            config.connect_raw(wire, NoTls).await.map_err(|e| Failure::of_server(host, address, e))?;
-        return Ok(Login { client, background: Background::spawn(connection), encryption: Encryption::None });
+        return talk(config, wire, NoTls, Handshake::default()).await.map_err(|e| Failure::of_server(host, address, e));
     }
-    let handshake = Handshake::default();
-    let broken = |text: String| Failure::new(host, address, Cause::Tls, text).with_tls();
     let mut connector = tls::connector(&target.tls, &host.host)
         .map_err(|e| Failure::new(host, address, Cause::Tls, e.to_string()).with_tls().hint(e.next_step()))?;
     // Only for telling the server the name: whether it is the right one is checked against `host` itself.
     let name = if host.host.is_empty() { host.address.as_deref().unwrap_or_default() } else { &host.host };
-    let Ok(tls) = MakeTlsConnect::<BoxedWire>::make_tls_connect(&mut connector, name);
-    match config.connect_raw(wire, Watched { inner: tls, handshake: handshake.clone() }).await {
-        Ok((client, connection)) => {
-            let encryption = if handshake.is(DONE) { Encryption::Tls } else { Encryption::None };
-            Ok(Login { client, background: Background::spawn(connection), encryption })
+    let Ok(tls) = MakeTlsConnect::<Wire>::make_tls_connect(&mut connector, name);
+    let handshake = Handshake::default();
+    let watched = Watched { inner: tls, handshake: handshake.clone() };
+    talk(config, wire, watched, handshake.clone()).await.map_err(|e| {
+        if handshake.is(BEGUN) {
+            return Failure::new(host, address, Cause::Tls, format!("TLS: {}", text_of(e))).with_tls();
         }
-        Err(e) if handshake.is(BEGUN) => Err(broken(format!("TLS: {}", super::failure::text_of(e)))),
-        Err(e) => {
-            let failure = Failure::of_server(host, address, e);
-            Err(if handshake.is(DONE) { failure.with_tls() } else { failure })
-        }
-    }
+        let failure = Failure::of_server(host, address, e);
+        if handshake.is(DONE) { failure.with_tls() } else { failure }
+    })
+}
+
+async fn talk<T>(
+    config: config::Config,
+    wire: Wire,
+    tls: T,
+    handshake: Handshake,
+) -> Result<Login, tokio_postgres::Error>
+where
+    T: TlsConnect<Wire>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect_raw(wire, tls).await?;
+    let encryption = if handshake.is(DONE) { Encryption::Tls } else { Encryption::None };
+    Ok(Login { client, background: Background::spawn(connection), encryption })
 }
 
 fn configuration(target: &ConnectTarget, host: &HostTarget, mode: config::SslMode) -> config::Config {
@@ -190,61 +201,6 @@ fn configuration(target: &ConnectTarget, host: &HostTarget, mode: config::SslMod
         config.options(options.as_str());
     }
     config
-}
-
-async fn open(target: &ConnectTarget, host: &HostTarget, address: Option<SocketAddr>) -> Result<BoxedWire, Failure> {
-    let Some(tcp) = address else { return open_socket(target, host).await };
-    let failed = |e| Failure::of_socket(host, address, e);
-    let stream = TcpStream::connect(tcp).await.map_err(failed)?;
-    tune(&stream, &target.keepalive).map_err(failed)?;
-    Ok(Box::new(stream))
-}
-
-fn tune(stream: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, keepalive.probing == Probing::On)?;
-    if keepalive.probing == Probing::On {
-        keepalive.idle.map_or(Ok(()), |idle| sockopt::set_tcp_keepidle(stream, idle))?;
-        keepalive.interval.map_or(Ok(()), |interval| sockopt::set_tcp_keepintvl(stream, interval))?;
-        keepalive.count.map_or(Ok(()), |count| sockopt::set_tcp_keepcnt(stream, count))?;
-    }
-    if let Some(limit) = keepalive.user_timeout {
-        sockopt::set_tcp_user_timeout(stream, u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))?;
-    }
-    Ok(())
-}
-
-async fn open_socket(target: &ConnectTarget, host: &HostTarget) -> Result<BoxedWire, Failure> {
-    let path = format!("{}/.s.PGSQL.{}", host.host, host.port);
-    // Linux spells an abstract name with a leading NUL.
-    let path = match path.strip_prefix('@') {
-        Some(name) => format!("\0{name}"),
-        None => path,
-    };
-    let failed = |e| Failure::of_socket(host, None, e);
-    let stream = UnixStream::connect(path).await.map_err(failed)?;
-    if let Some(wanted) = &target.require_peer {
-        let uid = stream.peer_cred().map_err(failed)?.uid();
-        let account = account_name(uid).map_err(failed)?;
-        if account.as_deref() != Some(wanted) {
-            let account = account.unwrap_or_else(|| format!("number {uid}"));
-            let text = format!("requirepeer wants account {wanted:?}, the server runs as {account:?}");
-            return Err(Failure::new(host, None, Cause::Peer, text));
-        }
-    }
-    Ok(Box::new(stream))
-}
-
-/// Local accounts only: an account of a directory service has no name here, and the peer is refused.
-fn account_name(uid: u32) -> io::Result<Option<String>> {
-    let accounts = std::fs::read_to_string("/etc/passwd")?;
-    let name = accounts.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    Ok(name)
 }
 
 const BEGUN: u8 = 1;

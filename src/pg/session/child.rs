@@ -1,9 +1,12 @@
 //! The same connection for PostgreSQL's own programs.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use rustix::fs::{Mode, fchmod};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::{APPLICATION_NAME, Endpoint};
 use crate::error::{Doing, Kind, Result};
@@ -16,14 +19,15 @@ use crate::pg::conninfo::{
 const NO_FILE: &str = "/dev/null/none";
 
 /// What a child needs to reach exactly the server that a session has reached: variables without a secret, and a
-/// password file of mode 0600 that lives as long as this value.
+/// password file of mode 0600 that has no name in any directory: no death of this process leaves it behind. It is an
+/// open file that every child inherits which is started while this value lives.
 ///
 /// The caller builds the rest of the child's environment from an allow-list that holds no other PG* variable.
 pub struct ChildConnection {
     variables: Vec<(&'static str, String)>,
     parameters: Vec<(&'static str, String)>,
-    /// Removed when dropped.
-    _password: Option<NamedTempFile>,
+    /// Its descriptor has the number that the variable names, here and in the children.
+    _password: Option<File>,
 }
 
 impl ChildConnection {
@@ -31,7 +35,8 @@ impl ChildConnection {
     pub fn new(target: &ConnectTarget, endpoint: &Endpoint, scratch: &Path) -> Result<Self> {
         let password = password_file(endpoint, scratch)?;
         let file = match &password {
-            Some(file) => file.path().to_string_lossy().into_owned(),
+            // libpq opens it anew, from its beginning, and so does each worker that a child forks.
+            Some(file) => format!("/proc/self/fd/{}", file.as_raw_fd()),
             None => NO_FILE.to_owned(),
         };
         let mut variables = vec![("PGPASSFILE", file)];
@@ -57,7 +62,7 @@ impl ChildConnection {
     }
 }
 
-fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<NamedTempFile>> {
+fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<File>> {
     let Some(password) = &endpoint.password else { return Ok(None) };
     let address = endpoint.address.map(|address| address.ip().to_string()).unwrap_or_default();
     let host = if endpoint.host.is_empty() { &address } else { &endpoint.host };
@@ -67,9 +72,11 @@ fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<NamedTemp
         lines.push_str(&passfile::line("localhost", endpoint.port, &endpoint.user, password)?);
     }
     let doing = || format!("write a password file in {scratch:?}");
-    let mut file =
-        tempfile::Builder::new().prefix(".pgkeep-pass-").tempfile_in(scratch).doing(Kind::Unexpected, doing)?;
+    let mut file = tempfile::tempfile_in(scratch).doing(Kind::Unexpected, doing)?;
+    // Before there is anything in it: without a name it was made with whatever the umask let pass.
+    fchmod(&file, Mode::RUSR | Mode::WUSR).doing(Kind::Unexpected, doing)?;
     file.write_all(lines.as_bytes()).doing(Kind::Unexpected, doing)?;
+    fcntl_setfd(&file, FdFlags::empty()).doing(Kind::Unexpected, doing)?;
     Ok(Some(file))
 }
 
@@ -124,7 +131,7 @@ fn encryption(target: &ConnectTarget, variables: &mut Vec<(&'static str, String)
     set("PGSSLMINPROTOCOLVERSION", version(tls.min_version));
     set("PGSSLMAXPROTOCOLVERSION", version(tls.max_version));
     match &tls.roots {
-        Some(RootCertificates::System) => set("PGSSLROOTCERT", "system"),
+        Some(RootCertificates::System) => set("PGSSLROOTCERT", system_roots()),
         Some(RootCertificates::File(path)) => set("PGSSLROOTCERT", &path.to_string_lossy()),
         None => {}
     }
@@ -133,6 +140,12 @@ fn encryption(target: &ConnectTarget, variables: &mut Vec<(&'static str, String)
     set("PGSSLCERT", &path(&tls.certificate));
     set("PGSSLKEY", &path(&tls.key));
     set("PGSSLCRL", &path(&tls.revoked));
+}
+
+/// Programs older than 16 take the word `system` for a file name, every version takes the system's own bundle.
+fn system_roots() -> &'static str {
+    const BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+    BUNDLES.into_iter().find(|bundle| Path::new(bundle).exists()).unwrap_or("system")
 }
 
 /// libpq has no variables for these.
@@ -150,4 +163,76 @@ fn keepalive(target: &ConnectTarget) -> Vec<(&'static str, String)> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::config::environment::Environment;
+    use crate::config::secret::Secret;
+    use crate::pg::conninfo::ConnectionFlags;
+    use crate::pg::session::Encryption;
+
+    fn child(dbname: &str, address: &str, password: Option<&str>, scratch: &Path) -> Result<ChildConnection> {
+        let flags = ConnectionFlags { dbname: Some(dbname.into()), ..Default::default() };
+        let environment = Environment::from_pairs([("HOME", "/home/a")]).with_account("a");
+        let target = ConnectTarget::resolve(&flags, &environment)?;
+        let endpoint = Endpoint {
+            host: target.hosts[0].host.clone(),
+            address: address.parse().ok(),
+            port: target.hosts[0].port,
+            user: target.user.clone(),
+            dbname: target.dbname.clone(),
+            encryption: Encryption::Tls,
+            password: password.map(Secret::new),
+        };
+        ChildConnection::new(&target, &endpoint, scratch)
+    }
+
+    #[test]
+    fn everything_but_the_password_is_a_variable() {
+        let scratch = tempfile::tempdir().unwrap();
+        let text = "host=db user=u dbname=a=b sslrootcert=system keepalives_idle=7 keepalives=0 options='-c x=y'";
+        let child = child(text, "[fe80::1%3]:5432", Some("p:\\"), scratch.path()).unwrap();
+        let get = |name: &str| child.variables().find(|(known, _)| *known == name).map(|(_, value)| value);
+        for (name, value) in [
+            ("PGHOST", "db"),
+            ("PGHOSTADDR", "fe80::1%3"),
+            ("PGUSER", "u"),
+            ("PGDATABASE", "a=b"),
+            ("PGSSLMODE", "verify-full"),
+            ("PGSSLROOTCERT", system_roots()),
+            ("PGSSLCERT", "/home/a/.postgresql/postgresql.crt"),
+            ("PGOPTIONS", "-c x=y"),
+            ("PGAPPNAME", "pgkeep"),
+            ("PGGSSENCMODE", "disable"),
+        ] {
+            assert_eq!(get(name), Some(value), "{name}");
+        }
+        assert_eq!(get("PGPASSWORD"), None);
+        let file = std::fs::read_to_string(get("PGPASSFILE").unwrap()).unwrap();
+        assert_eq!(file, "db:5432:*:u:p\\:\\\\\n");
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "it has no name");
+        // libpq refuses one that others may read.
+        let mode = std::fs::metadata(get("PGPASSFILE").unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        assert_eq!(child.dbname_argument("it's"), r"dbname='it\'s' keepalives='0' keepalives_idle='7'");
+    }
+
+    #[test]
+    fn without_a_password_no_file_is_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let child = child("host=/run dbname=x", "", None, scratch.path()).unwrap();
+        assert!(child.variables().any(|pair| pair == ("PGPASSFILE", NO_FILE)));
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_password_that_no_file_can_hold_is_refused_without_showing_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let error = child("host=/run", "", Some("hunter\n2"), scratch.path()).err().unwrap();
+        assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
+    }
 }

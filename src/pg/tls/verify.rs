@@ -253,9 +253,6 @@ impl Identity {
             return false;
         }
         let wild = || {
-            if self.address.is_some() {
-                return None;
-            }
             let (label, parent) = self.host.split_once('.')?;
             let wanted = pattern.strip_prefix("*.")?;
             Some(!label.is_empty() && !wanted.is_empty() && parent.eq_ignore_ascii_case(wanted))
