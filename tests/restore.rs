@@ -5,9 +5,9 @@ mod common;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
 
 use common::cluster::identifier;
+use common::dumps::until;
 use common::equality::{Snapshot, assert_equal, roles};
 use common::pgkeep::tree;
 use common::shapes::{self, NASTY_NAMES, PLATFORM};
@@ -61,14 +61,6 @@ fn uri(cluster: &Cluster, user: &str) -> String {
     format!("postgresql://{user}:{password}@127.0.0.1:{}", cluster.port())
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn signal(child: &Child, name: &str) {
     let sent = std::process::Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap();
     assert!(sent.success());
@@ -82,7 +74,7 @@ const SLOW: &str = "
     CREATE INDEX ON t (slow(n));";
 
 fn stands_still(cluster: &Cluster) {
-    wait_until("the restore stands still", || {
+    until("the restore stands still", || {
         cluster.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
     });
 }
@@ -372,7 +364,7 @@ fn a_restore_that_is_killed_leaves_what_the_next_one_clears() {
     assert!(cluster.databases().contains(&"copy.pgkeep-restoring".to_owned()));
     assert!(!cluster.databases().contains(&"copy".to_owned()), "a database under its real name is whole");
     // pg_restore was told by the kernel, cancels its statement and goes.
-    wait_until("the sessions of the killed restore end", || {
+    until("the sessions of the killed restore end", || {
         cluster.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = 'copy.pgkeep-restoring'") == "0"
     });
     assert_eq!(tree(&workspace.path("tmp")), Vec::<String>::new(), "nothing decoded is left");
@@ -397,7 +389,7 @@ fn a_restore_that_is_killed_leaves_what_the_next_one_clears() {
     workspace.pgkeep_on(&cluster, quick).env("PGOPTIONS", "-c test.slow=off").run().succeeds();
     signal(&first, "KILL");
     Outcome::wait_for(first);
-    wait_until("the sessions of the killed restore end", || {
+    until("the sessions of the killed restore end", || {
         cluster.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = 'copy.pgkeep-restoring'") == "0"
     });
     // In an empty database nothing shows that somebody is filling it, until he is done.
@@ -648,8 +640,9 @@ fn a_person_is_told_what_happens_before_it_happens() {
     let place = format!("{}:{} database \"copy\" as \"postgres\"", cluster.socket_dir().display(), cluster.port());
     assert!(told.stderr.contains(&place), "{}", told.transcript());
     assert!(told.stdout.contains("restored to"), "{}", told.transcript());
-    let records = stored(&workspace, ".json").into_iter().filter(|path| path.to_string_lossy().contains("-restore-"));
-    assert_eq!(record(&records.last().unwrap())["status"], "SUCCEEDED");
+    let runs = stored(&workspace, ".json");
+    let run = runs.iter().find(|path| path.to_string_lossy().contains("-restore-")).unwrap();
+    assert_eq!(record(run)["status"], "SUCCEEDED");
 }
 
 /// The runbook's section as it stands; only the places are this test's.
