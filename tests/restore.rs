@@ -673,3 +673,25 @@ fn what_the_runbook_says_works_when_pasted() {
     assert_equal(&was, &is);
     assert_eq!(tree(&workspace.path("tmp")), Vec::<String>::new());
 }
+
+/// What a restore with several jobs writes into its copy of the archive is what pg_dump writes where it can.
+#[test]
+fn places_of_data_are_those_that_pg_dump_finds() {
+    for version in PgVersion::ALL {
+        let cluster = Cluster::plain(version);
+        let workspace = Workspace::new();
+        shapes::torture(&cluster, "torture");
+        let file = workspace.path("seekable.dump");
+        cluster.run(cluster.client("pg_dump").args(["-Fc", "-Z0", "-d", "torture", "-f"]).arg(&file));
+        let bytes = std::fs::read(&file).unwrap();
+        let mut reader = pgkeep::pg::archive::ArchiveReader::new();
+        reader.push(&bytes).unwrap();
+        let archive = reader.finish().unwrap();
+        let places: Vec<_> = archive.places().collect();
+        assert_eq!(places.len(), archive.blocks.len());
+        assert!(places.len() > 5);
+        for (place, known) in places {
+            assert_eq!(bytes[place as usize..][..9], known);
+        }
+    }
+}

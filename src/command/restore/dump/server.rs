@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Seek as _;
+use std::os::unix::fs::FileExt as _;
 
 use tokio_postgres::Client;
 
@@ -57,6 +58,10 @@ impl Restorer<'_> {
         let file = tempfile::tempfile_in(scratch).doing(Kind::Storage, || format!("create a file in {scratch:?}"))?;
         let task = self.context.monitor.task("read archive", Unit::Bytes, Some(manifest.plain.size_bytes));
         let (archive, mut file) = read_archive(repository, stem, manifest, file, self.options.threads, task).await?;
+        // Only now: what was compared with the manifest is the archive as it was written.
+        for (place, known) in archive.places() {
+            file.write_all_at(&known, place).doing(Kind::Storage, || "complete the decoded archive")?;
+        }
         file.rewind().doing(Kind::Storage, || "rewind the decoded archive")?;
         Ok((archive, file))
     }
