@@ -311,7 +311,7 @@ impl Dumper<'_> {
         warnings.extend(source.warnings.iter().cloned());
         warnings.extend(self.accept_lineage(&source).await.at(Stage::Lineage)?);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
-        let globals = interrupt.guard(globals::take(&source, self.options.globals)).await.at(Stage::Globals)?;
+        let globals = globals::take(interrupt, &source, self.options.globals).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());
 
         let clock = &*self.context.clock;
