@@ -34,6 +34,7 @@ pub struct Cli {
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Every command")]
 pub struct Common {
     /// Print help
     #[arg(long, short = '?', global = true, action = clap::ArgAction::Help)]
@@ -249,6 +250,11 @@ pub enum Analyze {
 }
 
 /// Prove that stored backups are what was written
+///
+/// Reads every object of a backup as the store delivers it and compares size and SHA-256 with the manifest (level L1);
+/// --deep also decodes every byte and reads the archive to its end (L2). The result is stored as a proof beside the
+/// backup, for report. Damage ends with exit code 6; a store that cannot be read says nothing of the backup: it is "not
+/// verified", exit code 5 (or 11 where there is nothing to verify); 10 if some passed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -256,9 +262,9 @@ Examples:
   pgkeep verify latest -d shop --deep --repo /backups
   pgkeep verify --all --deep --repo /backups")]
 pub struct VerifyArgs {
-    /// Id of the backup, a unique beginning of it, or latest
-    #[arg(value_name = "ID", default_value = "latest", add = ArgValueCompleter::new(backup_ids))]
-    pub id: String,
+    /// Id of the backup, a unique beginning of it, or latest. Without it: the latest of each database
+    #[arg(value_name = "ID", add = ArgValueCompleter::new(backup_ids))]
+    pub id: Option<String>,
 
     /// Every backup of the chosen instances
     #[arg(long, conflicts_with = "id")]

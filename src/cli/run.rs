@@ -13,9 +13,11 @@ use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
-use pgkeep::repo::StateDirectory;
+use pgkeep::repo::{DumpStem, InstanceName, ObjectRole, StateDirectory, StoredName};
+use pgkeep::storage::{Missing, ObjectMeta, Prefix};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::ChronoUtc;
 
 use super::arguments::{Cli, Common, RestoreVerb, Verb};
 use super::output::{self, Told};
@@ -121,6 +123,9 @@ async fn command(common: Common, verb: Verb) -> ExitCode {
     };
     match verb {
         Verb::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
+        Verb::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
+        Verb::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
+        Verb::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
         _ => unreachable!(),
     }
 }
@@ -163,6 +168,7 @@ fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
         .with_writer(writer)
+        .with_timer(ChronoUtc::new("%Y-%m-%dT%H:%M:%SZ".to_owned()))
         .with_ansi(false)
         .with_target(false)
         .try_init();
@@ -274,9 +280,23 @@ fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> st
     verb.get_subcommands().try_for_each(|sub| subcommand_page(sub, &name, page))
 }
 
-/// Backup ids of a repository with their finish times, for the completion of a shell; nothing if it cannot be asked.
+/// Backup ids of a repository with the times at which they began, newest first, for the completion of a shell; nothing
+/// if it cannot be asked. A listing is enough, so nothing is read and no state is made.
 pub fn ids_of(address: &str) -> Vec<(String, String)> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
-    let _ = (runtime, address);
-    vec![]
+    let names = async {
+        let storage = Address::parse(address).ok()?.open(Missing::Refuse).await.ok()?;
+        let listed = storage.list(&Prefix::root()).await.ok()?;
+        let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
+            StoredName::Dump { instance, stem, role: ObjectRole::Manifest } => Some((stem, instance)),
+            _ => None,
+        };
+        Some(listed.iter().filter_map(dump).collect::<Vec<_>>())
+    };
+    let mut dumps = runtime.block_on(names).unwrap_or_default();
+    dumps.sort_by_key(|(stem, _)| std::cmp::Reverse(stem.started_at()));
+    let told = |(stem, instance): (DumpStem, InstanceName)| {
+        (stem.to_string(), format!("{} of instance {instance}", output::time(stem.started_at().time())))
+    };
+    dumps.into_iter().map(told).collect()
 }

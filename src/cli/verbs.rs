@@ -1,6 +1,9 @@
 //! What each verb is told and how its answer reads.
 
+mod check;
 mod dump;
+mod report;
+mod verify;
 
 use std::num::NonZeroUsize;
 
@@ -11,9 +14,14 @@ use pgkeep::pg::tools::Search;
 use pgkeep::repo::InstanceName;
 
 use super::arguments::{Common, ConnectionArgs};
+use super::output::harmless;
 use pgkeep::command::Context;
+use pgkeep::command::finding::Finding;
 
+pub use check::check;
 pub use dump::dump;
+pub use report::report;
+pub use verify::verify;
 
 /// More threads than this only take memory: reading and hashing bound the rest.
 const MOST_THREADS: usize = 8;
@@ -59,4 +67,11 @@ fn clients(context: &Context, args: &ConnectionArgs) -> Search {
 fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
     let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     asked.unwrap_or_else(|| available.min(NonZeroUsize::new(MOST_THREADS).unwrap_or(available)))
+}
+
+/// `fail  rights.select  shop.public.orders: …` and the fix below it.
+fn finding_text(finding: &Finding) -> String {
+    let Finding { id, severity, subject, evidence, fix } = finding;
+    let head = format!("{:<4}  {id}  {}: {}\n", severity.as_str(), harmless(subject), harmless(evidence));
+    fix.iter().fold(head, |text, fix| text + "      fix: " + &harmless(fix) + "\n")
 }

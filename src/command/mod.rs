@@ -1,7 +1,11 @@
 //! One module per verb. A verb is a short story of named steps: typed arguments become `Options`, then a `Plan` (reads
 //! only, printable, the dry run), then an [`Outcome`].
 
+pub mod check;
 pub mod dump;
+pub mod finding;
+pub mod report;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Monitor;
 use crate::repo::{CreateOnly, Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
-use crate::storage::Missing;
+use crate::storage::{Address, Fault, Missing};
 
 /// What every verb is given by its caller.
 #[derive(Clone, Debug)]
@@ -37,13 +41,18 @@ impl Context {
 
 /// The repository at `address`, for a command that reads it.
 pub async fn open(context: &Context, address: &str) -> Result<Repository> {
-    let storage = crate::storage::open(address, Missing::Refuse).await?;
-    Repository::open(storage, &context.state).await
+    let address = Address::parse(address)?;
+    match address.open(Missing::Refuse).await {
+        Ok(storage) => Repository::open(storage, &context.state).await,
+        // Nothing is there. Whether a disk is not mounted or a name mistyped depends on our having stored there before.
+        Err(error) if error.fault == Fault::NotFound => Err(Repository::absent(&address.to_string(), &context.state)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The repository at `address`, for a command that stores something: the first one creates it.
 pub async fn open_or_create(context: &Context, address: &str) -> Result<Repository> {
-    let storage = crate::storage::open(address, Missing::CreateLast).await?;
+    let storage = Address::parse(address)?.open(Missing::CreateLast).await?;
     Repository::open_or_create(storage, &context.state, CreateOnly::Link).await
 }
 

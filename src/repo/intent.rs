@@ -15,9 +15,10 @@ use tokio::sync::Mutex;
 
 use super::document::{self, FORMAT};
 use super::layout::{BackupId, Folder, StoredName, Verb};
+use super::lock::{Lock, LockState};
 use super::name::InstanceName;
 use super::repository::Repository;
-use super::state::{HostId, Lock, LockState, StateDirectory};
+use super::state::{HostId, StateDirectory};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::storage::{Fault, Key, Storage};
 
@@ -104,7 +105,7 @@ impl Intent {
         }
         let storage = repository.shared_storage();
         let intent = Arc::new(Self { storage, key, document, phase: Mutex::new(Phase::Ours) });
-        tokio::spawn(keep_fresh(Arc::downgrade(&intent)));
+        tokio::spawn(keep_fresh(Arc::downgrade(&intent), REFRESH_EVERY));
         Ok(Claim::Ours(intent))
     }
 
@@ -164,9 +165,9 @@ impl Intent {
     }
 }
 
-async fn keep_fresh(intent: Weak<Intent>) {
+async fn keep_fresh(intent: Weak<Intent>, every: Duration) {
     loop {
-        tokio::time::sleep(REFRESH_EVERY).await;
+        tokio::time::sleep(every).await;
         let Some(intent) = intent.upgrade() else { return };
         if *intent.phase.lock().await == Phase::Ended {
             return;
@@ -255,4 +256,59 @@ pub async fn judged_intents(
     };
     let judged: Result<Vec<_>> = intents.into_iter().map(judge).collect();
     judged.doing(Kind::Storage, || format!("judge the intents of instance {instance}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::{CreateOnly, DumpStem, Stamp};
+    use crate::storage::{Effect, FaultyStorage, Injection, MemoryStorage, Operation};
+
+    #[tokio::test]
+    async fn an_intent_is_kept_fresh_until_it_is_finished_and_never_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        let store = MemoryStorage::new();
+        let faulty = FaultyStorage::over(Arc::new(store.clone()));
+        let repository = Repository::open_or_create(Arc::new(faulty.clone()), &state, CreateOnly::None).await.unwrap();
+        let now = DateTime::from_timestamp(1_738_288_800, 0).unwrap();
+        let lock = state.lock(repository.id(), &"main".parse().unwrap(), Verb::Dump, now).unwrap();
+        let id = BackupId::from(&DumpStem::new("shop", Stamp::of(now), "db1"));
+        let Claim::Ours(intent) = Intent::begin(&repository, &lock, id.clone(), "db1", now).await.unwrap() else {
+            panic!("nobody else is there");
+        };
+        let again = Intent::begin(&repository, &lock, id, "db1", now).await.unwrap();
+        assert!(matches!(again, Claim::Taken));
+
+        // One that fails is made up for.
+        faulty.inject(Injection::at(Operation::Replace, Effect::FailBefore(Fault::Unavailable)));
+        let refresher = tokio::spawn(keep_fresh(Arc::downgrade(&intent), Duration::from_millis(1)));
+        while faulty.calls().iter().filter(|call| call.operation == Operation::Replace).count() < 3 {
+            tokio::task::yield_now().await;
+        }
+        intent.still_ours().await.unwrap();
+        intent.finish().await.unwrap();
+        refresher.await.unwrap();
+        intent.refresh().await.unwrap();
+        assert!(!store.contents().contains_key(&intent.key));
+    }
+
+    #[tokio::test]
+    async fn an_intent_that_was_removed_is_lost_for_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        let store = MemoryStorage::new();
+        let repository = Repository::open_or_create(Arc::new(store.clone()), &state, CreateOnly::None).await.unwrap();
+        let now = DateTime::from_timestamp(1_738_288_800, 0).unwrap();
+        let lock = state.lock(repository.id(), &"main".parse().unwrap(), Verb::Dump, now).unwrap();
+        let id = BackupId::from(&DumpStem::new("shop", Stamp::of(now), "db1"));
+        let Claim::Ours(intent) = Intent::begin(&repository, &lock, id, "db1", now).await.unwrap() else {
+            panic!("nobody else is there");
+        };
+        store.delete(&intent.key).await.unwrap();
+        assert!(intent.refresh().await.is_err());
+        assert!(!store.contents().contains_key(&intent.key));
+        let error = intent.still_ours().await.unwrap_err();
+        assert_eq!(error.to_string(), format!("keep intent {}: it was lost before", intent.key));
+    }
 }

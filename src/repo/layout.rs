@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pgkeep.json
+//! pgkeep-probe-<8 hex>                     for moments, while `check` finds out what may be done here
 //! <instance>/lineages/<system-id>.json
 //! <instance>/intents/<id>.json
 //! <instance>/dumps/<stem>.dump.zst  .dump.zst.sha256  _globals.sql.zst  .details.json.zst  .manifest.json
@@ -312,11 +313,38 @@ impl FromStr for RunName {
 
 text_name!(RunName);
 
+/// What tells one probe from another: 8 hex digits.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProbeName(String);
+
+impl ProbeName {
+    pub fn random() -> Self {
+        Self(random_hex(8))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ProbeName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let is_hex = text.len() == 8 && text.bytes().all(is_lower_hex);
+        is_hex.then(|| Self(text.to_owned())).ok_or_else(|| InvalidName::new(text, "the name of a probe (8 hex)"))
+    }
+}
+
+text_name!(ProbeName);
+
 /// Any object of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StoredName {
     /// `pgkeep.json`: what makes a place a repository.
     Marker,
+    /// What a check stores, reads and removes again.
+    Probe(ProbeName),
     Lineage {
         instance: InstanceName,
         system_identifier: SystemIdentifier,
@@ -342,12 +370,14 @@ pub enum StoredName {
 }
 
 const MARKER: &str = "pgkeep.json";
+const PROBE: &str = "pgkeep-probe-";
 const JSON: &str = ".json";
 
 impl StoredName {
     pub fn key(&self) -> Key {
         let name = match self {
             Self::Marker => MARKER.to_owned(),
+            Self::Probe(probe) => format!("{PROBE}{probe}"),
             Self::Lineage { instance, system_identifier } => {
                 Folder::Lineages.path(instance) + &format!("/{system_identifier}{JSON}")
             }
@@ -366,6 +396,9 @@ impl StoredName {
     pub fn parse(key: &Key) -> Option<Self> {
         if key.as_str() == MARKER {
             return Some(Self::Marker);
+        }
+        if let Some(probe) = key.as_str().strip_prefix(PROBE) {
+            return probe.parse().ok().map(Self::Probe);
         }
         let mut parts = key.as_str().split('/');
         let instance: InstanceName = parts.next()?.parse().ok()?;
@@ -390,10 +423,10 @@ impl StoredName {
         }
     }
 
-    /// The instance it belongs to; the marker belongs to none.
+    /// The instance it belongs to; the marker and probes belong to none.
     pub fn instance(&self) -> Option<&InstanceName> {
         match self {
-            Self::Marker => None,
+            Self::Marker | Self::Probe(_) => None,
             Self::Lineage { instance, .. }
             | Self::Intent { instance, .. }
             | Self::Dump { instance, .. }
@@ -468,7 +501,7 @@ mod tests {
             Just("_globals.sql.zst".to_owned()),
             Just(".manifest.json".to_owned()),
             Just(".dump.zst".to_owned()),
-            Just("%5F".to_owned()),
+            Just(".pgkeep-unfinished-".to_owned()),
             Just("..".to_owned()),
             Just("你好".to_owned()),
         ];
@@ -483,6 +516,7 @@ mod tests {
         let run = (stamp(), proptest::sample::select(&Verb::ALL)).prop_map(|(at, verb)| RunName::new(at, verb));
         prop_oneof![
             Just(StoredName::Marker),
+            Just(()).prop_map(|()| StoredName::Probe(ProbeName::random())),
             (instance(), any::<u64>())
                 .prop_map(|(instance, id)| StoredName::Lineage { instance, system_identifier: SystemIdentifier(id) }),
             (instance(), stem()).prop_map(|(instance, stem)| StoredName::Intent { instance, id: (&stem).into() }),
@@ -546,6 +580,10 @@ mod tests {
     fn names_of_others_are_not_ours() {
         for foreign in [
             "pgkeep.json.bak",
+            "pgkeep-probe-",
+            "pgkeep-probe-ABCDEF01",
+            "pgkeep-probe-abcdef012",
+            "pgkeep-probe-abcdef01/x",
             "notes.txt",
             "main/notes.txt",
             "main/dumps/shop.dump.zst",

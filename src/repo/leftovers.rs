@@ -5,8 +5,8 @@
 use super::document;
 use super::intent::{SeenIntent, intents};
 use super::layout::{BackupId, DumpStem, ObjectRole, StoredName};
+use super::lock::Lock;
 use super::repository::Repository;
-use super::state::Lock;
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::storage::Key;
 

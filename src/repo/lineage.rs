@@ -1,110 +1,156 @@
-//! One system identifier's history in an instance. A second cluster under the same name would mix two histories, so it
-//! is refused unless it is plainly the first one upgraded, or accepted by name.
+//! Lineages: which clusters have been backed up under one instance name.
+//!
+//! A lineage is one system identifier's history. An instance whose identifier suddenly is another one is a wrong
+//! address, a restored clone or a new cluster; only a new major version explains itself (an upgrade). Anything else is
+//! refused until somebody says that it is meant, because retention would count the two as one.
 
 use chrono::{DateTime, Utc};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use super::document::{self, FORMAT};
-use super::layout::{Folder, StoredName};
+use super::intent::READS_AT_ONCE;
+use super::layout::{BackupId, Folder, StoredName};
 use super::name::{InstanceName, SystemIdentifier};
 use super::repository::Repository;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Doing as _, Error, Kind, Result};
 use crate::storage::Fault;
 
-/// `lineages/<system-id>.json`, format 1.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `lineages/<system-id>.json`, format 1; never changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lineage {
     pub format: u32,
     pub system_identifier: SystemIdentifier,
-    /// `server_version_num` when it was first seen.
-    pub server_version: u32,
+    /// The major version when it was first seen: 15.
+    pub major_version: u32,
     pub first_seen: DateTime<Utc>,
-    /// Where the server was, as it was asked for.
-    pub source_host: String,
+    /// The server's address as it was asked for then.
+    pub server_host: String,
+    pub first_backup: Option<BackupId>,
 }
 
-/// What a cluster is to an instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
+/// What a system identifier is to an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kinship {
+    /// Seen before.
     Known,
-    /// The instance has held nothing yet.
+    /// The first of the instance.
     First,
-    /// A new system identifier with a higher major version than any before: `pg_upgrade`, or a new cluster for it.
-    Upgraded {
-        from_major: u32,
-    },
-    /// Another cluster; the newest lineage that the instance has held.
-    Foreign(Lineage),
+    /// A higher major version than every lineage before: an upgrade.
+    Upgrade { from: Lineage },
 }
 
-/// Pure: what `seen` is to an instance that has held `known`.
-pub fn judge(known: &[Lineage], seen: SystemIdentifier, server_version: u32) -> Judgement {
-    if known.iter().any(|lineage| lineage.system_identifier == seen) {
-        return Judgement::Known;
-    }
-    let Some(newest) = known.iter().max_by_key(|lineage| lineage.first_seen) else { return Judgement::First };
-    let highest = known.iter().map(|lineage| lineage.server_version / 10_000).max().unwrap_or_default();
-    if server_version / 10_000 > highest {
-        return Judgement::Upgraded { from_major: highest };
-    }
-    Judgement::Foreign(newest.clone())
+/// The identifier is another cluster's, as far as anybody can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewLineage {
+    Refused,
+    /// The user said that it is meant.
+    Allowed,
 }
 
 impl Lineage {
-    pub fn new(seen: SystemIdentifier, server_version: u32, first_seen: DateTime<Utc>, source_host: &str) -> Self {
-        let source_host = source_host.to_owned();
-        Self { format: FORMAT, system_identifier: seen, server_version, first_seen, source_host }
-    }
+    pub const FORMAT: u32 = FORMAT;
 
-    /// Every lineage of an instance. One that cannot be read is an error: it could be the very one that is asked for.
+    /// Every lineage of an instance, the oldest first.
     pub async fn all(repository: &Repository, instance: &InstanceName) -> Result<Vec<Self>> {
-        let mut lineages = Vec::new();
-        for object in repository.storage().list(&Folder::Lineages.of(instance)).await? {
-            if let Some(StoredName::Lineage { .. }) = StoredName::parse(&object.key) {
-                lineages.push(document::read(repository.storage(), &object.key).await?);
+        let listed = repository.storage().list(&Folder::Lineages.of(instance)).await?;
+        let reads = listed.into_iter().filter_map(|meta| match StoredName::parse(&meta.key)? {
+            StoredName::Lineage { .. } => {
+                Some(async move { document::read::<Self>(repository.storage(), &meta.key).await })
             }
-        }
+            _ => None,
+        });
+        let mut lineages: Vec<Self> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        lineages.sort_by_key(|lineage| lineage.first_seen);
         Ok(lineages)
     }
 
-    /// Stores a lineage that is new. Somebody who did so a moment before is as good.
-    pub async fn open(&self, repository: &Repository, instance: &InstanceName) -> Result<()> {
-        let name = StoredName::Lineage { instance: instance.clone(), system_identifier: self.system_identifier };
-        match repository.storage().create(&name.key(), document::to_json(self)?).await {
+    /// Stores the lineage if it is not there yet.
+    pub async fn store(&self, repository: &Repository, instance: &InstanceName) -> Result<()> {
+        let system_identifier = self.system_identifier;
+        let key = StoredName::Lineage { instance: instance.clone(), system_identifier }.key();
+        match repository.storage().create(&key, document::to_json(self)?).await {
+            Ok(()) => Ok(()),
             Err(error) if error.fault == Fault::Exists => Ok(()),
-            done => Ok(done?),
+            Err(error) => Err(error).doing(Kind::Storage, || format!("store lineage {system_identifier}")),
         }
     }
 
-    /// The refusal of another cluster: both identifiers, where the other came from and since when.
-    pub fn refuse(&self, instance: &InstanceName, seen: SystemIdentifier, source_host: &str) -> Error {
-        Error::new(Kind::Refused, format!("the cluster at {source_host} has system identifier {seen}")).because(format!(
-            "instance {instance} holds {}, first seen at {} on {}",
-            self.system_identifier,
-            self.source_host,
-            self.first_seen.format("%Y-%m-%dT%H:%M:%SZ"),
+    /// Judges this lineage, of a server that is about to be backed up, by those that the instance has.
+    /// [`Kind::Refused`] if it is a stranger and `new` does not allow it.
+    pub fn judge(&self, instance: &InstanceName, known: &[Self], new: NewLineage) -> Result<Kinship> {
+        let Some(newest) = known.iter().max_by_key(|lineage| (lineage.major_version, lineage.first_seen)) else {
+            return Ok(Kinship::First);
+        };
+        if known.iter().any(|lineage| lineage.system_identifier == self.system_identifier) {
+            return Ok(Kinship::Known);
+        }
+        if self.major_version > newest.major_version {
+            return Ok(Kinship::Upgrade { from: newest.clone() });
+        }
+        if new == NewLineage::Allowed {
+            return Ok(Kinship::First);
+        }
+        let first_backup = newest.first_backup.as_ref().map_or("none".to_owned(), BackupId::to_string);
+        Err(Error::refused(format!(
+            "the server at {:?} has system identifier {}, instance {instance} is that of {} (at {:?}, first backup \
+             {first_backup})",
+            self.server_host, self.system_identifier, newest.system_identifier, newest.server_host
         ))
-        .hint("store it as an instance of its own (--instance NAME), or say --new-lineage if it replaces the old cluster")
+        .hint("check the address; for another cluster use another --instance, for a replaced one --new-lineage"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repo::{CreateOnly, StateDirectory};
+    use crate::storage::MemoryStorage;
 
-    fn lineage(id: u64, version: u32, day: u32) -> Lineage {
-        let first_seen = format!("2026-11-{day:02}T00:00:00Z").parse().unwrap();
-        Lineage::new(SystemIdentifier(id), version, first_seen, "db1")
+    fn lineage(id: u64, major_version: u32) -> Lineage {
+        Lineage {
+            format: FORMAT,
+            system_identifier: SystemIdentifier(id),
+            major_version,
+            first_seen: DateTime::from_timestamp(1_738_288_800 + id as i64, 0).unwrap(),
+            server_host: format!("db{id}"),
+            first_backup: Some("shop_20250131T020000Z_db1".parse().unwrap()),
+        }
     }
 
     #[test]
-    fn only_an_upgrade_opens_a_lineage_by_itself() {
-        let known = [lineage(1, 140_010, 1), lineage(2, 150_003, 2)];
-        assert_eq!(judge(&[], SystemIdentifier(9), 150_000), Judgement::First);
-        assert_eq!(judge(&known, SystemIdentifier(1), 140_011), Judgement::Known);
-        assert_eq!(judge(&known, SystemIdentifier(3), 180_000), Judgement::Upgraded { from_major: 15 });
-        assert_eq!(judge(&known, SystemIdentifier(3), 150_009), Judgement::Foreign(known[1].clone()));
-        assert_eq!(judge(&known, SystemIdentifier(3), 140_000), Judgement::Foreign(known[1].clone()));
+    fn only_an_upgrade_explains_itself() {
+        let main = "main".parse().unwrap();
+        let known = [lineage(1, 15), lineage(2, 17)];
+        let judge = |new: Lineage, allowed| new.judge(&main, &known, allowed);
+        assert_eq!(judge(lineage(1, 15), NewLineage::Refused).unwrap(), Kinship::Known);
+        let upgrade = Kinship::Upgrade { from: lineage(2, 17) };
+        assert_eq!(judge(lineage(3, 18), NewLineage::Refused).unwrap(), upgrade);
+        assert_eq!(lineage(3, 18).judge(&main, &[], NewLineage::Refused).unwrap(), Kinship::First);
+        for major in [15, 16, 17] {
+            let error = judge(lineage(3, major), NewLineage::Refused).unwrap_err();
+            assert_eq!(error.kind, Kind::Refused);
+            assert_eq!(
+                error.to_string(),
+                "the server at \"db3\" has system identifier 3, instance main is that of 2 (at \"db2\", first backup \
+                 shop_20250131T020000Z_db1)"
+            );
+            assert_eq!(judge(lineage(3, major), NewLineage::Allowed).unwrap(), Kinship::First);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lineage_is_stored_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        let storage = std::sync::Arc::new(MemoryStorage::new());
+        let repository = Repository::open_or_create(storage, &state, CreateOnly::None).await.unwrap();
+        let main = "main".parse().unwrap();
+        lineage(2, 17).store(&repository, &main).await.unwrap();
+        lineage(1, 15).store(&repository, &main).await.unwrap();
+        Lineage { server_host: "later".to_owned(), ..lineage(1, 15) }.store(&repository, &main).await.unwrap();
+        assert_eq!(Lineage::all(&repository, &main).await.unwrap(), [lineage(1, 15), lineage(2, 17)]);
+        assert_eq!(Lineage::all(&repository, &"other".parse().unwrap()).await.unwrap(), []);
     }
 }

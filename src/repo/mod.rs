@@ -1,4 +1,9 @@
 //! What is stored: keys, manifests, the catalogue, intents, records.
+//!
+//! The order in which things are stored and taken away is the whole point, and lies in two files that are each other's
+//! halves: [`BackupWriter`] (intent, data, manifest, intent removed) and [`SweepPlan`] (manifests removed; data, then
+//! intents, then manifests listed; what none of these names removed). `tests/interleaving` runs them against each
+//! other in every order.
 
 pub mod archive;
 mod backup;
@@ -8,13 +13,16 @@ mod document;
 mod intent;
 mod layout;
 mod leftovers;
-pub mod lineage;
+mod lineage;
+mod lock;
 mod manifest;
 mod name;
+mod probe;
 mod proof;
 mod record;
 mod repository;
 mod selection;
+mod series;
 mod state;
 mod sweep;
 
@@ -23,21 +31,26 @@ pub use catalogue::{Backup, Catalogue, Defect, Entry, Unreadable};
 pub use details::DumpDetails;
 pub use document::FORMAT;
 pub use intent::{
-    Claim, Intent, IntentDocument, LIMIT, Liveness, OWNER_LIMIT, SeenIntent, intents, judged_intents, liveness,
+    Claim, Intent, IntentDocument, LIMIT as INTENT_LIMIT, Liveness, OWNER_LIMIT as INTENT_OWNER_LIMIT, SeenIntent,
+    intents, judged_intents, liveness,
 };
 pub use layout::{
-    BackupId, DumpStem, Folder, Level, ObjectRole, ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
+    BackupId, DumpStem, Folder, Level, ObjectRole, ProbeName, ProofName, RunName, StoredName, Verb, Verdict,
+    instance_folder,
 };
 pub use leftovers::remove_leftovers;
-pub use lineage::Lineage;
+pub use lineage::{Kinship, Lineage, NewLineage};
+pub use lock::{Holder, Lock, LockState};
 pub use manifest::{
     BackupKind, Checks, Client, Compression, Counts, DumpManifest, Globals, GlobalsIncluded, ServerVersion, Source,
     StoredObject,
 };
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
+pub use probe::probe;
 pub use proof::{Proof, Proofs, proofs};
 pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, RunStatus, SeenRun, runs, status_seen};
 pub use repository::{CreateOnly, Marker, Repository};
 pub use selection::{Choice, Chosen, Which};
-pub use state::{Holder, HostId, Lock, LockState, RepositoryId, StateDirectory};
-pub use sweep::{SweepPlan, Swept};
+pub use series::Series;
+pub use state::{HostId, RepositoryId, StateDirectory};
+pub use sweep::{RUNS_KEPT, SweepPlan, Swept};

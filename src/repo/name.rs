@@ -181,6 +181,7 @@ impl FromStr for Stamp {
 }
 
 /// `text` with everything that is not a letter (of any script), a digit, `.`, `-` or `_` as `%XX` of its UTF-8 bytes.
+/// A `.` at the beginning does not stay: the file would be hidden, and stores keep unfinished writes under such names.
 /// Over `limit` bytes it is cut and ends in `~` and the first 8 hex digits of the SHA-256 of the whole text; `~` occurs
 /// nowhere else, so different texts have different encodings (as far as 32 bits tell cut ones apart).
 pub(super) fn encode(text: &str, limit: usize) -> String {
@@ -212,7 +213,7 @@ const HASH_LENGTH: usize = 9;
 
 fn push_encoded(encoded: &mut String, c: char) {
     use fmt::Write as _;
-    if stays(c) {
+    if stays(c) && !(c == '.' && encoded.is_empty()) {
         encoded.push(c);
         return;
     }
@@ -234,6 +235,9 @@ pub(super) fn is_encoded(text: &str, limit: usize) -> bool {
         None if text.is_empty() => return false,
         None => text,
     };
+    if body.starts_with('.') {
+        return false;
+    }
     let mut rest = body.chars();
     while let Some(c) = rest.next() {
         let ok = match c {
@@ -287,12 +291,13 @@ mod tests {
         assert_eq!(encode("we ird/..;$(x)\"'=\n", 100), "we%20ird%2F..%3B%24%28x%29%22%27%3D%0A");
         assert_eq!(encode("a%2Fb~", 100), "a%252Fb%7E");
         assert_eq!(encode("", 100), "~e3b0c442");
+        assert_eq!(encode(".a.", 100), "%2Ea.");
         let long = encode(&"你".repeat(40), 100);
         assert_eq!(long.len(), 30 * 3 + 9);
         let spaces = encode(&" ".repeat(63), 100);
         assert!(spaces.starts_with("%20") && spaces[..90].ends_with("%20"), "{spaces}");
         assert!(is_encoded(&long, 100) && is_encoded(&spaces, 100));
-        for not in ["", "a b", "%2f", "%2", "a~", "a~0123456", "a~01234567x", "a~0123456G", &"x".repeat(101)] {
+        for not in ["", ".a", "a b", "%2f", "%2", "a~", "a~0123456", "a~01234567x", "a~0123456G", &"x".repeat(101)] {
             assert!(!is_encoded(not, 100), "{not:?}");
         }
     }

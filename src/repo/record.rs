@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::document::{self, FORMAT};
 use super::intent::{LIMIT, Liveness, READS_AT_ONCE, SeenIntent, judged_intents};
 use super::layout::{BackupId, Folder, RunName, StoredName, Verb};
+use super::lock::{Lock, LockState};
 use super::name::{InstanceName, Stamp};
 use super::repository::Repository;
-use super::state::{HostId, Lock, LockState, StateDirectory};
+use super::state::{HostId, StateDirectory};
 use crate::error::{Error, Result};
 use crate::storage::Prefix;
 

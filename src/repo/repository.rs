@@ -54,8 +54,18 @@ impl Repository {
     pub async fn open(storage: Arc<dyn Storage>, state: &StateDirectory) -> Result<Self> {
         match Self::open_if_there(&storage, state).await? {
             Some(repository) => Ok(repository),
-            None => Err(Error::new(Kind::NoSuchBackup, format!("there is no repository at {}", storage.address()))
-                .hint("check the address; the first dump creates a repository")),
+            None => Err(Self::absent(storage.address(), state)),
+        }
+    }
+
+    /// What it means that nothing is at `address`: for a caller whose store could not even be opened because its
+    /// directory does not exist.
+    pub fn absent(address: &str, state: &StateDirectory) -> Error {
+        match state.remembered(address) {
+            Err(error) => error,
+            Ok(Some((id, path))) => no_marker(address, &id, &path),
+            Ok(None) => Error::new(Kind::NoSuchBackup, format!("there is no repository at {address}"))
+                .hint("check the address; the first dump creates a repository"),
         }
     }
 
@@ -93,10 +103,7 @@ impl Repository {
                 let action = format!("{address} holds repository {found}, this host stored in repository {id} there");
                 Err(another_place(action, &path))
             }
-            (None, Some((id, path))) => {
-                let action = format!("{address} has no pgkeep.json, this host stored in repository {id} there");
-                Err(another_place(action, &path))
-            }
+            (None, Some((id, path))) => Err(no_marker(address, &id, &path)),
             _ => Ok(marker.map(|marker| Self { storage: Arc::clone(storage), marker })),
         }
     }
@@ -132,6 +139,11 @@ fn storage_unless_newer(mut error: Error) -> Error {
     error
 }
 
+fn no_marker(address: &str, id: &RepositoryId, remembered: &std::path::Path) -> Error {
+    let action = format!("{address} has no pgkeep.json, this host stored in repository {id} there");
+    another_place(action, remembered)
+}
+
 fn another_place(action: String, remembered: &std::path::Path) -> Error {
     Error::refused(action).hint(format!(
         "an unmounted disk? Mount it; if the repository was replaced on purpose, remove {}",
@@ -146,5 +158,98 @@ async fn create_marker(storage: &dyn Storage, create_only: CreateOnly) -> Result
         Ok(()) => Ok(()),
         Err(error) if error.fault == Fault::Exists => Ok(()),
         Err(error) => Err(error).doing(Kind::Storage, || format!("create repository {}", storage.address())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Effect, FaultyStorage, Injection, MemoryStorage, Operation};
+
+    struct House {
+        _directory: tempfile::TempDir,
+        state: StateDirectory,
+    }
+
+    fn house() -> House {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        House { _directory: directory, state }
+    }
+
+    async fn create(storage: &MemoryStorage, house: &House) -> Result<Repository> {
+        Repository::open_or_create(Arc::new(storage.clone()), &house.state, CreateOnly::None).await
+    }
+
+    async fn open(storage: &MemoryStorage, house: &House) -> Result<Repository> {
+        Repository::open(Arc::new(storage.clone()), &house.state).await
+    }
+
+    #[tokio::test]
+    async fn the_first_writer_makes_it_and_a_reader_never_does() {
+        let (storage, house) = (MemoryStorage::new(), house());
+        let error = open(&storage, &house).await.unwrap_err();
+        assert_eq!(error.kind, Kind::NoSuchBackup);
+        assert_eq!(error.to_string(), "there is no repository at memory:");
+        assert!(storage.contents().is_empty());
+
+        let made = create(&storage, &house).await.unwrap();
+        assert_eq!(create(&storage, &house).await.unwrap().id(), made.id());
+        assert_eq!(open(&storage, &house).await.unwrap().marker(), made.marker());
+    }
+
+    #[tokio::test]
+    async fn an_unmounted_disk_is_not_an_empty_repository() {
+        let (storage, house, elsewhere) = (MemoryStorage::new(), house(), house());
+        create(&storage, &house).await.unwrap();
+
+        let unmounted = MemoryStorage::new();
+        for refused in [create(&unmounted, &house).await, open(&unmounted, &house).await] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind, Kind::Refused);
+            assert!(error.to_string().starts_with("memory: has no pgkeep.json, this host stored in repository "));
+            assert!(error.next_step().unwrap().starts_with("an unmounted disk?"));
+        }
+        assert!(unmounted.contents().is_empty());
+        assert_eq!(Repository::absent("memory:", &house.state).kind, Kind::Refused);
+        assert_eq!(Repository::absent("memory:", &elsewhere.state).kind, Kind::NoSuchBackup);
+
+        let other = MemoryStorage::new();
+        create(&other, &elsewhere).await.unwrap();
+        assert_eq!(open(&other, &house).await.unwrap_err().kind, Kind::Refused);
+    }
+
+    #[tokio::test]
+    async fn of_two_creators_both_have_the_winners() {
+        let (storage, one, two) = (MemoryStorage::new(), house(), house());
+        let winner = create(&storage, &one).await.unwrap();
+        // The loser saw no marker at first.
+        let late = FaultyStorage::over(Arc::new(storage.clone()));
+        late.inject(Injection::at(Operation::Read, Effect::FailBefore(Fault::NotFound)));
+        let loser = Repository::open_or_create(Arc::new(late), &two.state, CreateOnly::None).await.unwrap();
+        assert_eq!(winner.id(), loser.id());
+    }
+
+    #[tokio::test]
+    async fn could_not_ask_is_never_not_there() {
+        let (storage, house) = (MemoryStorage::new(), house());
+        let faulty = FaultyStorage::over(Arc::new(storage.clone()));
+        faulty.inject(Injection::at(Operation::Read, Effect::FailBefore(Fault::Unavailable)));
+        let error = Repository::open_or_create(Arc::new(faulty), &house.state, CreateOnly::None).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Storage);
+        assert!(storage.contents().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_marker_of_a_newer_version_or_a_damaged_one_is_left_alone() {
+        let (storage, house) = (MemoryStorage::new(), house());
+        let key = StoredName::Marker.key();
+        storage.create(&key, bytes::Bytes::from_static(b"{\"format\":3}")).await.unwrap();
+        let error = create(&storage, &house).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(error.to_string().ends_with("pgkeep.json has format 3, this pgkeep reads up to 1"), "{error}");
+        storage.replace(&key, bytes::Bytes::from_static(b"{\"form")).await.unwrap();
+        assert_eq!(create(&storage, &house).await.unwrap_err().kind, Kind::Storage);
+        assert_eq!(storage.contents()[&key], "{\"form");
     }
 }

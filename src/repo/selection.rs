@@ -170,3 +170,122 @@ fn listed(items: impl Iterator<Item = String>) -> String {
         more => format!("{shown} and {more} more"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::manifest::tests::sample;
+    use crate::repo::{Defect, ProofName, Stamp};
+
+    fn backup(instance: &str, database: &str, day: u32, change: impl FnOnce(&mut Backup)) -> Entry {
+        let started_at = format!("2025-01-{day:02}T02:00:00Z").parse().unwrap();
+        let manifest = sample(&instance.parse().unwrap(), database, started_at);
+        let stem = DumpStem::new(database, Stamp::of(started_at), "db1");
+        let mut backup = Backup { stem, manifest, proofs: Default::default(), defects: Vec::new() };
+        change(&mut backup);
+        Entry::Backup(Box::new(backup))
+    }
+
+    fn good(instance: &str, database: &str, day: u32) -> Entry {
+        backup(instance, database, day, |_| {})
+    }
+
+    fn unreadable(database: &str, day: u32, kind: Kind) -> Entry {
+        let at = format!("202501{day:02}T020000Z").parse().unwrap();
+        let stem = DumpStem::new(database, at, "db1");
+        Entry::Unreadable(Unreadable { instance: "main".parse().unwrap(), stem, error: Error::new(kind, "read it") })
+    }
+
+    fn failed(backup: &mut Backup) {
+        backup.proofs = ["20250201T000000Z-L1-failed".parse::<ProofName>().unwrap()].into_iter().collect();
+    }
+
+    fn choose(entries: Vec<Entry>, which: &str, instance: Option<&str>, database: Option<&str>) -> Result<String> {
+        let instance = instance.map(|name| name.parse::<InstanceName>().unwrap());
+        let choice = Choice { which: which.into(), instance: instance.as_ref(), database };
+        choice.among(&Catalogue { entries }).map(|chosen| chosen.backup.id().to_string())
+    }
+
+    const DAY2: &str = "shop_20250102T020000Z_db1";
+
+    #[test]
+    fn latest_is_the_newest_good_one_and_says_what_it_passed_over() {
+        let entries = vec![
+            good("main", "shop", 1),
+            good("main", "shop", 2),
+            backup("main", "shop", 3, |b| b.manifest.filtered = true),
+            backup("main", "shop", 4, failed),
+            backup("main", "shop", 5, |b| b.defects = vec![Defect::Missing { name: "a.dump.zst".to_owned() }]),
+            unreadable("shop", 6, Kind::Verification),
+        ];
+        let choice = Choice { which: Which::Latest, instance: None, database: None };
+        let catalogue = Catalogue { entries };
+        let chosen = choice.among(&catalogue).unwrap();
+        assert_eq!(chosen.backup.id().as_str(), DAY2);
+        let why: Vec<_> = chosen.passed_over.iter().map(|(_, why)| why.as_str()).collect();
+        let failed = "its L1 verification of 20250201T000000Z failed";
+        assert_eq!(why, ["read it", "a.dump.zst is missing", failed, "it holds a part of the database"]);
+    }
+
+    #[test]
+    fn latest_by_the_time_it_ended() {
+        let long = backup("main", "shop", 1, |b| b.manifest.finished_at = "2025-01-09T00:00:00Z".parse().unwrap());
+        let id = choose(vec![long, good("main", "shop", 2)], "latest", None, None).unwrap();
+        assert_eq!(id, "shop_20250101T020000Z_db1");
+    }
+
+    #[test]
+    fn latest_never_guesses_past_what_could_not_be_read() {
+        let entries = || vec![good("main", "shop", 2), unreadable("shop", 3, Kind::Storage)];
+        let error = choose(entries(), "latest", None, None).unwrap_err();
+        assert_eq!(error.kind, Kind::Storage);
+        assert_eq!(choose(entries(), DAY2, None, None).unwrap(), DAY2);
+        let older = vec![unreadable("shop", 1, Kind::Storage), good("main", "shop", 2)];
+        assert_eq!(choose(older, "latest", None, None).unwrap(), DAY2);
+    }
+
+    #[test]
+    fn latest_is_of_one_database_of_one_instance() {
+        let entries = || vec![good("main", "shop", 2), good("main", "keycloak", 3), good("other", "shop", 4)];
+        let error = choose(entries(), "latest", None, None).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+        let expected =
+            "\"latest\" could be of keycloak of instance main, shop of instance main, shop of instance other";
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(choose(entries(), "latest", None, Some("shop")).unwrap_err().kind, Kind::Usage);
+        assert_eq!(choose(entries(), "latest", Some("main"), Some("shop")).unwrap(), DAY2);
+    }
+
+    #[test]
+    fn an_id_may_be_cut_short_while_it_is_unique() {
+        let entries = || vec![good("main", "shop", 1), good("main", "shop", 2), good("main", "shop_2", 3)];
+        assert_eq!(choose(entries(), "shop_20250102", None, None).unwrap(), DAY2);
+        assert_eq!(choose(entries(), DAY2, None, None).unwrap(), DAY2);
+        let error = choose(entries(), "shop_2025", None, None).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(error.to_string().contains(DAY2), "{error}");
+        assert_eq!(choose(entries(), "shop_2025", None, Some("shop_2")).unwrap_err().kind, Kind::NoSuchBackup);
+        assert_eq!(choose(entries(), "", None, None).unwrap_err().kind, Kind::NoSuchBackup);
+    }
+
+    #[test]
+    fn a_named_backup_is_taken_even_if_it_is_not_good_but_not_if_it_cannot_be_read() {
+        let filtered = vec![backup("main", "shop", 2, |b| b.manifest.filtered = true)];
+        assert_eq!(choose(filtered, "shop", None, None).unwrap(), DAY2);
+        let error = choose(vec![unreadable("shop", 2, Kind::Verification)], "shop", None, None).unwrap_err();
+        assert_eq!(error.kind, Kind::Verification);
+        assert_eq!(error.to_string(), format!("read backup {DAY2} of instance main: read it"));
+    }
+
+    #[test]
+    fn none_says_what_there_is() {
+        let error = choose(vec![good("main", "shop", 2)], "latest", None, Some("shopp")).unwrap_err();
+        assert_eq!(error.kind, Kind::NoSuchBackup);
+        assert_eq!(error.to_string(), "there is no backup of database \"shopp\"");
+        assert_eq!(error.next_step(), Some("there is shop_20250102T020000Z_db1 (instance main)"));
+        let error = choose(vec![backup("main", "shop", 2, failed)], "latest", None, None).unwrap_err();
+        assert!(error.to_string().starts_with("there is no good backup (shop_20250102T020000Z_db1: its L1"), "{error}");
+        let error = choose(Vec::new(), "latest", None, None).unwrap_err();
+        assert_eq!(error.next_step(), Some("the repository holds no backups yet"));
+    }
+}

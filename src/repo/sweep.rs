@@ -5,15 +5,17 @@
 
 use std::collections::BTreeSet;
 
+use chrono::TimeDelta;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::document;
 use super::intent::{Liveness, READS_AT_ONCE, judged_intents};
 use super::layout::{BackupId, DumpStem, Folder, ObjectRole, StoredName, instance_folder};
+use super::lock::Lock;
 use super::manifest::DumpManifest;
 use super::name::InstanceName;
 use super::repository::Repository;
-use super::state::{Lock, StateDirectory};
+use super::state::StateDirectory;
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::storage::{Fault, Key, ObjectMeta, Storage};
 
@@ -22,6 +24,9 @@ use crate::storage::{Fault, Key, ObjectMeta, Storage};
 pub struct SweepPlan {
     pub remove: BTreeSet<DumpStem>,
 }
+
+/// How long records of runs are kept.
+pub const RUNS_KEPT: TimeDelta = TimeDelta::days(400);
 
 /// What a sweep removed, and what it left for a reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub struct Swept {
     pub dead_intents: Vec<BackupId>,
     /// Backups in the making, and why they are believed to be.
     pub in_the_making: Vec<(BackupId, String)>,
+    /// Records of runs that are older than [`RUNS_KEPT`].
+    pub old_runs: usize,
     /// Interrupted writes that left no object.
     pub unfinished_writes: usize,
 }
@@ -81,6 +88,7 @@ impl SweepPlan {
             swept.freed_bytes += meta.size_bytes;
             swept.objects.push(meta.key);
         }
+        swept.old_runs = remove_old_runs(repository, instance).await?;
         swept.unfinished_writes = repository.storage().sweep_unfinished(&instance_folder(instance)).await?;
         Ok(swept)
     }
@@ -101,6 +109,20 @@ impl SweepPlan {
 
 fn manifest_key(instance: &InstanceName, stem: &DumpStem) -> Key {
     StoredName::Dump { instance: instance.clone(), stem: stem.clone(), role: ObjectRole::Manifest }.key()
+}
+
+async fn remove_old_runs(repository: &Repository, instance: &InstanceName) -> Result<usize> {
+    let oldest_kept = repository.storage().now().await? - RUNS_KEPT;
+    let mut removed = 0;
+    for meta in repository.storage().list(&Folder::Runs.of(instance)).await? {
+        if let Some(StoredName::Run { run, .. }) = StoredName::parse(&meta.key)
+            && run.started_at().time() < oldest_kept
+        {
+            repository.storage().delete(&meta.key).await?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// Everything that has to be named by a manifest or an intent to stay, with the backup it belongs to.

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-pub use address::open;
+pub use address::Address;
 pub use faulty::{Call, Effect, FaultyStorage, Injection, Operation};
 pub use key::{InvalidKey, Key, Prefix};
 pub use local::{LocalStorage, Missing};

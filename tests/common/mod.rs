@@ -8,9 +8,11 @@ pub mod dumps;
 pub mod equality;
 pub mod pgkeep;
 pub mod shapes;
+pub mod stored;
 
 pub use cluster::{Cluster, Options, PgVersion};
 pub use pgkeep::{Outcome, Workspace};
+pub use stored::Stored;
 
 /// A variable of the environment that steers tests.
 pub fn environment(name: &str) -> Option<std::ffi::OsString> {

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use pgkeep::command::dump::{self, Check, Databases, Item, NewLineage, Options, Preview, WantedGlobals};
+use pgkeep::command::dump::{self, Check, Databases, Item, Options, Preview, WantedGlobals};
 use pgkeep::command::{Context, Outcome};
 use pgkeep::error::{Error, Result};
-use pgkeep::repo::GlobalsIncluded;
+use pgkeep::repo::{GlobalsIncluded, NewLineage};
 use pgkeep::stream::Compression;
 
 use crate::cli::arguments::{CheckLevel, Common, DumpArgs};
@@ -56,7 +56,7 @@ fn options(context: &Context, common: &Common, args: &DumpArgs) -> Result<Option
         },
         globals: if args.no_globals { WantedGlobals::LeaveOut } else { WantedGlobals::Include },
         lock_wait: args.lock_wait,
-        lineage: if args.new_lineage { NewLineage::Accept } else { NewLineage::Refuse },
+        lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
     })
 }
 

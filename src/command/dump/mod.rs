@@ -20,11 +20,10 @@ use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
 use crate::repo::archive::read_archive;
-use crate::repo::lineage::{Judgement, judge};
 use crate::repo::{
     BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
-    InstanceName, Lineage, Lock, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
-    StoredObject, Verb, remove_leftovers,
+    InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus,
+    ServerVersion, Source, StoredObject, Verb, remove_leftovers,
 };
 use crate::stream::Compression;
 
@@ -70,13 +69,6 @@ pub enum Check {
 pub enum WantedGlobals {
     Include,
     LeaveOut,
-}
-
-/// Whether a cluster that the instance has not held before is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewLineage {
-    Refuse,
-    Accept,
 }
 
 /// The steps of one database, as a failure names them.
@@ -282,26 +274,39 @@ impl Dumper<'_> {
         }
     }
 
-    /// Refuses a cluster that is not this instance's; a warning says when a new lineage begins.
-    async fn accept_lineage(&self, source: &source::Source) -> Result<Option<String>> {
-        let Some(seen) = source.system_identifier() else { return Ok(None) };
+    /// Refuses a cluster that is not this instance's. Returns the lineage if it is a new one, and the warning that says
+    /// so.
+    async fn judge_lineage(&self, source: &source::Source) -> Result<(Option<Lineage>, Option<String>)> {
+        // A role that may not read the identifier can still dump; its backups tell no lineage.
+        let Some(seen) = source.system_identifier() else { return Ok((None, None)) };
         let instance = &self.options.instance;
         let known = Lineage::all(self.repository, instance).await?;
-        let (version, host) = (source.server_version(), source.host());
-        let warning = match judge(&known, seen, version) {
-            Judgement::Known => return Ok(None),
-            Judgement::First => None,
-            Judgement::Upgraded { from_major } => Some(format!(
-                "instance {instance} went from PostgreSQL {from_major} to {}: a new lineage begins with system identifier {seen}",
-                version / 10_000
-            )),
-            Judgement::Foreign(_) if self.options.lineage == NewLineage::Accept => {
-                Some(format!("a new lineage begins in instance {instance} with system identifier {seen}"))
-            }
-            Judgement::Foreign(known) => return Err(known.refuse(instance, seen, host)),
+        let lineage = Lineage {
+            format: Lineage::FORMAT,
+            system_identifier: seen,
+            major_version: source.server_version() / 10_000,
+            first_seen: self.context.clock.now(),
+            server_host: source.host().to_owned(),
+            first_backup: None,
         };
-        Lineage::new(seen, version, self.context.clock.now(), host).open(self.repository, instance).await?;
-        Ok(warning)
+        let major = lineage.major_version;
+        let warning = match lineage.judge(instance, &known, self.options.lineage)? {
+            Kinship::Known => return Ok((None, None)),
+            Kinship::First if known.is_empty() => None,
+            Kinship::First => Some(format!("a new lineage begins in instance {instance}: system identifier {seen}")),
+            Kinship::Upgrade { from } => Some(format!(
+                "instance {instance} went from PostgreSQL {} to {major}: a new lineage begins, system identifier {seen}",
+                from.major_version
+            )),
+        };
+        Ok((Some(lineage), warning))
+    }
+
+    /// Before the manifest: a backup whose cluster is not among the lineages would be a stranger to the next one.
+    async fn begin_lineage(&self, lineage: Option<Lineage>, first_backup: &BackupId) -> Result<()> {
+        let Some(lineage) = lineage else { return Ok(()) };
+        let lineage = Lineage { first_backup: Some(first_backup.clone()), ..lineage };
+        lineage.store(self.repository, &self.options.instance).await
     }
 
     async fn dump_database(&self, planned: &PlannedItem, warnings: &mut Vec<String>) -> Result<DumpManifest, Failed> {
@@ -309,7 +314,8 @@ impl Dumper<'_> {
         let source = interrupt.guard(source::Source::connect(self.context, self.options, planned)).await;
         let source = source.at(Stage::Connect)?;
         warnings.extend(source.warnings.iter().cloned());
-        warnings.extend(self.accept_lineage(&source).await.at(Stage::Lineage)?);
+        let (new_lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
+        warnings.extend(warning);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
         let globals = globals::take(interrupt, &source, self.options.globals).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());
@@ -317,7 +323,11 @@ impl Dumper<'_> {
         let clock = &*self.context.clock;
         let begin = BackupWriter::begin(self.repository, self.lock, source.database(), &self.context.host, clock);
         let backup = interrupt.guard(begin).await.at(Stage::Claim)?;
-        match self.store(&source, snapshot, globals, &backup, warnings).await {
+        let stored = match self.store(&source, snapshot, globals, &backup, warnings).await {
+            Ok(manifest) => self.begin_lineage(new_lineage, backup.id()).await.at(Stage::Commit).map(|()| manifest),
+            Err(failed) => Err(failed),
+        };
+        match stored {
             Ok(manifest) => {
                 backup.commit(&manifest).await.at(Stage::Commit)?;
                 Ok(manifest)

@@ -8,7 +8,7 @@ use crate::config::environment::Environment;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
 use crate::pg::session::{Session, SessionOptions};
-use crate::storage::Missing;
+use crate::storage::{Address, Fault, Missing};
 
 /// What will be dumped.
 #[derive(Debug)]
@@ -169,9 +169,9 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
 
 /// A repository that does not exist yet has no free space to tell.
 async fn free_bytes(address: &str) -> Result<Option<u64>> {
-    match crate::storage::open(address, Missing::Refuse).await {
+    match Address::parse(address)?.open(Missing::Refuse).await {
         Ok(storage) => Ok(storage.free_bytes().await?),
-        Err(error) if error.kind == Kind::Storage => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.fault == Fault::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }

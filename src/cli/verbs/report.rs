@@ -1,0 +1,214 @@
+//! `pgkeep report`.
+
+mod show;
+
+use std::process::ExitCode;
+
+use pgkeep::command::finding::Finding;
+use pgkeep::command::report::{
+    self, Attempt, DatabaseReport, InstanceReport, Latest, Listed, Options, Proven, RunLine, Summary,
+};
+use pgkeep::command::{Context, Outcome};
+use pgkeep::error::Result;
+use pgkeep::repo::{RunStatus, Which};
+
+use crate::cli::arguments::{Common, ReportArgs, ReportView};
+use crate::cli::output::{age, bytes, harmless, table};
+use crate::cli::run::Screen;
+
+pub async fn report(screen: &mut Screen, context: &Context, common: &Common, args: ReportArgs) -> ExitCode {
+    let options = match options(common, &args) {
+        Ok(options) => options,
+        Err(error) => return screen.fail(&error),
+    };
+    match args.view {
+        None => finish(screen, report::overview(context, &options).await, overview_text),
+        Some(ReportView::List { .. }) => finish(screen, report::list(context, &options).await, list_text),
+        Some(ReportView::Show { id, .. }) => {
+            finish(screen, report::show(context, &options, Which::from(id.as_str())).await, show::text)
+        }
+        Some(ReportView::Latest { .. }) => finish(screen, report::latest(context, &options).await, latest_text),
+        Some(ReportView::Runs { most }) => finish(screen, report::runs(context, &options, most).await, runs_text),
+    }
+}
+
+fn finish<I: serde::Serialize>(
+    screen: &Screen,
+    done: Result<Outcome<I>>,
+    text: impl FnOnce(&Outcome<I>) -> String,
+) -> ExitCode {
+    match done {
+        Ok(outcome) => screen.finish(&outcome, text),
+        Err(error) => screen.fail(&error),
+    }
+}
+
+fn options(common: &Common, args: &ReportArgs) -> Result<Options> {
+    let database = match &args.view {
+        Some(ReportView::List { dbname } | ReportView::Show { dbname, .. } | ReportView::Latest { dbname }) => {
+            dbname.clone()
+        }
+        Some(ReportView::Runs { .. }) | None => None,
+    };
+    Ok(Options { repository: super::repository(common)?, instance: super::named_instance(common)?, database })
+}
+
+const NO_BACKUPS: &str = "there are no backups yet; the first one: pgkeep dump -d DATABASE --repo REPOSITORY";
+
+fn overview_text(outcome: &Outcome<InstanceReport>) -> String {
+    if outcome.items.is_empty() {
+        return NO_BACKUPS.to_owned();
+    }
+    let mut text: String = outcome.items.iter().map(instance_text).collect();
+    let findings: Vec<&Finding> = outcome.items.iter().flat_map(|item| &item.findings).collect();
+    if findings.is_empty() {
+        return text + "no findings\n";
+    }
+    text += "findings\n";
+    text.extend(findings.into_iter().map(super::finding_text));
+    text
+}
+
+fn instance_text(item: &InstanceReport) -> String {
+    let head = format!("instance {}\n", item.instance);
+    item.databases.iter().fold(head, |text, database| text + &database_text(database)) + "\n"
+}
+
+fn database_text(report: &DatabaseReport) -> String {
+    let mut lines = Vec::new();
+    match &report.newest {
+        None => lines.push(("newest good", "none".to_owned())),
+        Some(newest) => {
+            lines.push(("newest good", format!("{}, {} old", newest.id, age(newest.age_seconds))));
+            lines.push(("taken", format!("{} in {:.1} s", newest.started_at, newest.duration_seconds)));
+            lines.push(("size", size(newest)));
+            lines.push(("proven", proven(&newest.proven)));
+        }
+    }
+    lines.extend(report.passed_over.iter().map(|over| ("passed over", format!("{}: {}", over.id, over.reason))));
+    lines.extend(report.last_attempt.iter().map(|attempt| ("last dump", attempt_text(attempt))));
+    lines.push(("kept", format!("{} backups, {}", report.backups, bytes(report.stored_bytes))));
+    let head = format!("  {}\n", harmless(&report.database));
+    lines.iter().fold(head, |text, (name, value)| text + &format!("    {name:<12}  {}\n", harmless(value)))
+}
+
+fn size(newest: &Summary) -> String {
+    let (plain, stored) = (bytes(newest.plain_bytes), bytes(newest.stored_bytes));
+    format!("{plain} of archive, {stored} stored ({:.1} : 1)", newest.ratio)
+}
+
+fn proven(proven: &Proven) -> String {
+    let made = if proven.read_back { "read back when it was made" } else { "not read back when it was made" };
+    match (proven.level, proven.at) {
+        (Some(level), Some(at)) => format!("{made}; {} passed {at}", level.as_str()),
+        _ => made.to_owned(),
+    }
+}
+
+fn attempt_text(attempt: &Attempt) -> String {
+    let status = status_word(attempt.status);
+    match &attempt.reason {
+        Some(reason) => format!("{} {status}: {reason}", attempt.started_at),
+        None => format!("{} {status}", attempt.started_at),
+    }
+}
+
+fn status_word(status: RunStatus) -> &'static str {
+    match status {
+        RunStatus::Running => "RUNNING",
+        RunStatus::Succeeded => "SUCCEEDED",
+        RunStatus::Failed => "FAILED",
+        RunStatus::Partial => "PARTIAL",
+        RunStatus::Interrupted => "INTERRUPTED",
+    }
+}
+
+fn list_text(outcome: &Outcome<Listed>) -> String {
+    let items = &outcome.items;
+    let Some(first) = items.first() else { return NO_BACKUPS.to_owned() };
+    let several = items.iter().any(|item| item.instance != first.instance);
+    let mut header = vec!["id", "database", "started", "took", "plain", "stored", "proven", "state"];
+    let mut right = vec![3, 4, 5];
+    if several {
+        header.insert(2, "instance");
+        right.iter_mut().for_each(|column| *column += 1);
+    }
+    let row = |item: &Listed| {
+        let size = |count: Option<u64>| count.map_or("?".to_owned(), bytes);
+        let state = item.state.as_str();
+        let mut row = vec![
+            item.id.to_string(),
+            item.database.clone(),
+            item.started_at.to_string(),
+            item.duration_seconds.map_or("?".to_owned(), |seconds| format!("{seconds:.1} s")),
+            size(item.plain_bytes),
+            size(item.stored_bytes),
+            item.proven.as_ref().map_or("?".to_owned(), Proven::to_string),
+            item.reason.as_ref().map_or(state.to_owned(), |reason| format!("{state}: {reason}")),
+        ];
+        if several {
+            row.insert(2, item.instance.to_string());
+        }
+        row
+    };
+    table(&header, &right, items.iter().map(row))
+}
+
+fn latest_text(outcome: &Outcome<Latest>) -> String {
+    let items = &outcome.items;
+    let Some(first) = items.first() else { return NO_BACKUPS.to_owned() };
+    let several = items.iter().any(|item| item.instance != first.instance);
+    let mut header = vec!["database", "age", "id", "stored", "proven"];
+    if several {
+        header.insert(0, "instance");
+    }
+    let right: Vec<usize> = if several { vec![2, 4] } else { vec![1, 3] };
+    let row = |item: &Latest| {
+        let of = |told: &dyn Fn(&Summary) -> String| item.newest.as_ref().map_or("none".to_owned(), told);
+        let mut row = vec![
+            item.database.clone(),
+            of(&|newest| age(newest.age_seconds)),
+            of(&|newest| newest.id.to_string()),
+            of(&|newest| bytes(newest.stored_bytes)),
+            of(&|newest| newest.proven.to_string()),
+        ];
+        if several {
+            row.insert(0, item.instance.to_string());
+        }
+        row
+    };
+    table(&header, &right, items.iter().map(row))
+}
+
+fn runs_text(outcome: &Outcome<RunLine>) -> String {
+    if outcome.items.is_empty() {
+        return "no runs are recorded yet".to_owned();
+    }
+    let header = ["started", "verb", "instance", "host", "status", "took", "what", "reason"];
+    table(&header, &[5], outcome.items.iter().map(run_row))
+}
+
+fn run_row(line: &RunLine) -> Vec<String> {
+    vec![
+        line.started_at.to_string(),
+        line.verb.to_string(),
+        line.instance.to_string(),
+        line.host.clone().unwrap_or_else(|| "?".to_owned()),
+        line.status.map_or("UNREADABLE", status_word).to_owned(),
+        line.duration_seconds.map_or(String::new(), |seconds| format!("{seconds:.1} s")),
+        what(line),
+        line.reason().unwrap_or_default(),
+    ]
+}
+
+/// The databases of a run; of many the first ones.
+fn what(line: &RunLine) -> String {
+    const SHOWN: usize = 3;
+    let mut names: Vec<&str> = line.items.iter().filter_map(|item| item.database.as_deref()).collect();
+    names.dedup();
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

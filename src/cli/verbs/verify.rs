@@ -1,0 +1,58 @@
+//! `pgkeep verify`.
+
+use std::process::ExitCode;
+
+use pgkeep::command::verify::{self, Depth, Item, Options, Wanted};
+use pgkeep::command::{Context, Outcome, Status};
+use pgkeep::error::Result;
+use pgkeep::repo::Which;
+
+use crate::cli::arguments::{Common, VerifyArgs};
+use crate::cli::output::{bytes, harmless};
+use crate::cli::run::Screen;
+
+pub async fn verify(screen: &mut Screen, context: &Context, common: &Common, args: VerifyArgs) -> ExitCode {
+    let options = match options(common, &args) {
+        Ok(options) => options,
+        Err(error) => return screen.fail(&error),
+    };
+    match verify::run(context, &options).await {
+        Ok(outcome) => screen.finish(&outcome, text),
+        Err(error) => screen.fail(&error),
+    }
+}
+
+fn options(common: &Common, args: &VerifyArgs) -> Result<Options> {
+    Ok(Options {
+        repository: super::repository(common)?,
+        instance: super::named_instance(common)?,
+        database: args.dbname.clone(),
+        wanted: match &args.id {
+            Some(id) => Wanted::One(Which::from(id.as_str())),
+            None if args.all => Wanted::All,
+            None => Wanted::LatestOfEach,
+        },
+        depth: if args.deep { Depth::Decoded } else { Depth::Stored },
+        threads: super::threads(None),
+    })
+}
+
+fn text(outcome: &Outcome<Item>) -> String {
+    outcome.items.iter().map(item_text).collect()
+}
+
+fn item_text(item: &Item) -> String {
+    let verdict = match item.status {
+        Status::Ok => "passed",
+        Status::NotVerified => "not verified",
+        Status::Partial | Status::Failed => "FAILED",
+    };
+    let head = format!(
+        "{}  {}  {verdict}  {} read in {:.1} s\n",
+        item.id,
+        item.level.as_str(),
+        bytes(item.read_bytes),
+        item.duration_seconds
+    );
+    item.findings.iter().fold(head, |text, finding| text + "  " + &harmless(&finding.message) + "\n")
+}

@@ -1,0 +1,105 @@
+//! `pgkeep check`: finds before the night what would make a backup fail, with the fix.
+//!
+//! It reads, but for one small probe that it stores in the repository and removes again. It creates no repository.
+//! Only a finding of severity `Fail` is an error (exit code 13); warnings are for people.
+
+mod repository;
+mod rights;
+mod server;
+mod tools;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::finding::{Finding, error_of};
+use super::{Context, Outcome};
+use crate::error::{Error, Result};
+use crate::pg::conninfo::ConnectionFlags;
+use crate::pg::tools::Search;
+use crate::repo::{InstanceName, Kinship, Lineage, NewLineage, Repository, SystemIdentifier};
+
+/// What to look at.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub instance: InstanceName,
+    /// The address of the repository; `None`: only PostgreSQL is checked.
+    pub repository: Option<String>,
+    pub connection: ConnectionFlags,
+    pub connect_retry: Duration,
+    pub databases: Databases,
+    pub clients: Search,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Databases {
+    /// As given to `-d`. None: what the environment names; if it names none, PostgreSQL is not checked.
+    Named(Vec<String>),
+    /// Every one but postgres and the templates.
+    All,
+}
+
+/// Looks at everything; fails only where there is nothing to look at, or when it is stopped.
+pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Finding>> {
+    let meant = server::databases(context, options);
+    if options.repository.is_none() && matches!(meant, server::Meant::Nothing) {
+        return Err(Error::usage("neither a database nor a repository is named")
+            .hint("name what is to be checked, such as pgkeep check -d shop --repo /backups"));
+    }
+    let findings = context.interrupt.guard(look(context, options, meant)).await?;
+    let error = error_of(&findings);
+    Ok(Outcome { items: findings, warnings: Vec::new(), error })
+}
+
+async fn look(context: &Context, options: &Options, meant: server::Meant) -> Result<Vec<Finding>> {
+    let mut findings = tools::look(&options.clients).await;
+    let mut opened = None;
+    match &options.repository {
+        Some(address) => opened = repository::look(context, options, address, &mut findings).await?,
+        None => findings.push(
+            Finding::warn("repository.skipped", "repository", "not checked: none is named").fix("name one with --repo"),
+        ),
+    }
+    for server in server::look(context, options, meant, &mut findings).await {
+        if let (Some(repository), Some(seen)) = (&opened, server.system_identifier) {
+            findings.extend(lineage(repository, options, &server, SystemIdentifier(seen), context.clock.now()).await);
+        }
+    }
+    Ok(findings)
+}
+
+/// A cluster that this instance has not held stops a dump.
+async fn lineage(
+    repository: &Repository,
+    options: &Options,
+    server: &server::Reached,
+    seen: SystemIdentifier,
+    now: DateTime<Utc>,
+) -> Option<Finding> {
+    let instance = &options.instance;
+    let id = "repository.lineage";
+    let known = match Lineage::all(repository, instance).await {
+        Ok(known) => known,
+        Err(error) => return Some(Finding::of_error(id, server.database.as_str(), &error)),
+    };
+    let major_version = server.version / 10_000;
+    let ours = Lineage {
+        format: Lineage::FORMAT,
+        system_identifier: seen,
+        major_version,
+        first_seen: now,
+        server_host: server.host.clone(),
+        first_backup: None,
+    };
+    match ours.judge(instance, &known, NewLineage::Refused) {
+        Ok(Kinship::Known | Kinship::First) => None,
+        Ok(Kinship::Upgrade { from }) => {
+            let evidence = format!(
+                "instance {instance} went from PostgreSQL {} to {major_version}: the next dump begins a new lineage",
+                from.major_version
+            );
+            Some(Finding::ok(id, server.database.as_str(), evidence))
+        }
+        Err(refused) => Some(Finding::of_error(id, server.database.as_str(), &refused)),
+    }
+}

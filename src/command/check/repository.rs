@@ -1,0 +1,164 @@
+//! The repository: that it is the right one, that we may work in it, and that there is room.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::{Context, Options};
+use crate::command::finding::Finding;
+use crate::error::{Kind, Result};
+use crate::repo::{Catalogue, LockState, Repository, Verb, probe};
+use crate::storage::{Address, Fault, Missing};
+
+/// Looks at the repository, which is returned if there is one. An address that is none is an error.
+pub async fn look(
+    context: &Context,
+    options: &Options,
+    address: &str,
+    findings: &mut Vec<Finding>,
+) -> Result<Option<Repository>> {
+    let place = Address::parse(address)?;
+    let storage = match place.open(Missing::Refuse).await {
+        Ok(storage) => storage,
+        Err(error) if error.fault == Fault::NotFound => {
+            // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.
+            let absent = Repository::absent(&place.to_string(), &context.state);
+            findings.push(match absent.kind {
+                Kind::NoSuchBackup => would_be_created(address),
+                _ => Finding::of_error("repository.open", address, &absent),
+            });
+            return Ok(None);
+        }
+        Err(error) => {
+            findings.push(Finding::of_error("repository.open", address, &error.into()));
+            return Ok(None);
+        }
+    };
+    findings.extend(modes(address));
+    match Repository::open(storage, &context.state).await {
+        Ok(repository) => {
+            let evidence = format!("repository {}", repository.id());
+            findings.push(Finding::ok("repository.open", address, evidence));
+            findings.extend(writable(&repository).await);
+            findings.extend(space(&repository, options).await);
+            findings.extend(locks(context, &repository, options));
+            Ok(Some(repository))
+        }
+        Err(error) if error.kind == Kind::NoSuchBackup => {
+            findings.push(no_marker(address));
+            Ok(None)
+        }
+        Err(error) => {
+            findings.push(Finding::of_error("repository.open", address, &error));
+            Ok(None)
+        }
+    }
+}
+
+fn may_write(directory: &Path) -> bool {
+    let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(directory, wanted).is_ok()
+}
+
+/// Only the last component is ever created: above it a disk may not be mounted.
+fn would_be_created(address: &str) -> Finding {
+    let parent = match Path::new(address).parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if !parent.is_dir() {
+        let evidence = format!("it does not exist, and neither does {}", parent.display());
+        let fix = "check the path, and whether its disk is mounted, or create the directory";
+        return Finding::fail("repository.absent", address, evidence).fix(fix);
+    }
+    if !may_write(parent) {
+        let evidence = format!("it does not exist, and {} cannot be written to", parent.display());
+        let fix = format!("create {address} for the user who makes backups, or run pgkeep as the owner of the parent");
+        return Finding::fail("repository.absent", address, evidence).fix(fix);
+    }
+    let evidence = "it does not exist yet: the first dump creates it (mode 0700), its parent can be written to";
+    Finding::ok("repository.absent", address, evidence)
+}
+
+/// A directory that is no repository yet. Nothing is stored there before it is one.
+fn no_marker(address: &str) -> Finding {
+    let path = Path::new(address);
+    if !may_write(path) {
+        let evidence = "it is no repository yet, and the directory cannot be written to";
+        return Finding::fail("repository.marker", address, evidence).fix("run pgkeep as the owner of the directory");
+    }
+    match std::fs::read_dir(path).map(|entries| entries.count()) {
+        Ok(0) => Finding::ok("repository.marker", address, "an empty directory: the first dump makes it a repository"),
+        _ => Finding::warn("repository.marker", address, "it is not empty and holds no pgkeep.json")
+            .fix("is this the right path? The first dump makes it a repository"),
+    }
+}
+
+/// Whose it is, and that nobody else can read it.
+fn modes(address: &str) -> Vec<Finding> {
+    let Ok(metadata) = std::fs::metadata(address) else { return Vec::new() };
+    let (uid, gid, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
+    let mut findings = vec![Finding::ok(
+        "repository.owner",
+        address,
+        format!("it belongs to user {uid}, group {gid}, mode {mode:04o}"),
+    )];
+    if mode & 0o077 != 0 {
+        let evidence = format!("mode {mode:04o} lets others look into it; the backups in it are closed to them");
+        findings.push(Finding::warn("repository.mode", address, evidence).fix(format!("chmod 700 {address}")));
+    }
+    findings
+}
+
+async fn writable(repository: &Repository) -> Option<Finding> {
+    let address = repository.address();
+    Some(match probe(repository).await {
+        Ok(()) => Finding::ok("repository.probe", address, "an object was stored, read and removed"),
+        Err(error) => Finding::of_error("repository.probe", address, &error),
+    })
+}
+
+/// Room for twice what the newest good backup of each database of this instance takes.
+async fn space(repository: &Repository, options: &Options) -> Option<Finding> {
+    let address = repository.address();
+    let id = "repository.space";
+    let free = match repository.storage().free_bytes().await {
+        Ok(free) => free?,
+        Err(error) => return Some(Finding::warn(id, address, error.to_string())),
+    };
+    let catalogue = match Catalogue::read(repository, Some(&options.instance)).await {
+        Ok(catalogue) => catalogue,
+        Err(error) => return Some(Finding::of_error("repository.list", address, &error)),
+    };
+    let series = catalogue.series();
+    let newest = series.iter().filter_map(|series| series.latest().ok()).map(|chosen| chosen.backup);
+    let needed: u64 = newest.map(|backup| backup.manifest.stored_bytes()).sum::<u64>().saturating_mul(2);
+    let evidence = format!("{free} bytes are free, the last dumps of {} took {} bytes", options.instance, needed / 2);
+    Some(if free < needed {
+        Finding::warn(id, address, evidence).fix("free some space, or store elsewhere with --repo")
+    } else {
+        Finding::ok(id, address, evidence)
+    })
+}
+
+/// A run that is under way would stop another one.
+fn locks(context: &Context, repository: &Repository, options: &Options) -> Vec<Finding> {
+    let state = |verb| context.state.lock_state(repository.id(), &options.instance, verb);
+    let look = |verb: Verb| {
+        let subject = format!("{verb} of instance {}", options.instance);
+        match state(verb) {
+            Ok(LockState::Free) => None,
+            Ok(LockState::Held(holder)) => {
+                let who = holder.map_or("another process".to_owned(), |holder| format!("process {}", holder.pid));
+                let finding = Finding::warn("repository.lock", subject, format!("it is being run by {who}"));
+                Some(finding.fix("wait until it has ended, or end it"))
+            }
+            Err(error) => Some(Finding::of_error("repository.lock", subject, &error)),
+        }
+    };
+    let held: Vec<Finding> = [Verb::Dump, Verb::Verify, Verb::Restore].into_iter().filter_map(look).collect();
+    if held.is_empty() {
+        let subject = format!("instance {}", options.instance);
+        return vec![Finding::ok("repository.lock", subject, "nothing is running on this host")];
+    }
+    held
+}
