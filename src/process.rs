@@ -19,6 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::interrupt::Interrupt;
 
 /// Lines of standard error that are kept: the first and the last of them, since the cause is in one of the two.
 const KEPT_LINES: usize = 200;
@@ -93,16 +94,28 @@ impl Program {
 
     /// Runs the program to its end and returns its standard output, at most `limit_bytes` of it.
     pub async fn output(self, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
+        self.output_unless(&Interrupt::default(), limit_bytes).await
+    }
+
+    /// As [`Program::output`], but terminates the program when a stop is asked for. Dropping the future instead would
+    /// kill it, and a PostgreSQL tool that is killed leaves its backend waiting for a lock.
+    pub async fn output_unless(self, interrupt: &Interrupt, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
         let name = self.name();
         let (child, stdout) = self.spawn_piped()?;
         let mut stdout = tokio::fs::File::from_std(stdout).take(limit_bytes + 1);
         let mut output = Vec::new();
-        stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
-        if output.len() as u64 > limit_bytes {
+        let reading = async {
+            stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
+            if output.len() as u64 > limit_bytes {
+                return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+            }
+            Ok(())
+        };
+        if let Err(error) = interrupt.guard(reading).await {
             child.terminate().await;
-            return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+            return Err(error);
         }
-        Ok((output, child.wait().await?))
+        Ok((output, child.wait_unless(interrupt.stopped()).await?))
     }
 
     /// The death signal follows the *thread* that spawns, so this is called from tasks of the runtime, whose threads
