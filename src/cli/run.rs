@@ -36,7 +36,7 @@ pub fn main() -> ExitCode {
     };
     let exit = std::panic::catch_unwind(|| start(cli));
     exit.unwrap_or_else(|_| {
-        eprintln!("hint: this is a defect of pgkeep; nothing counts as stored that was not reported as stored");
+        output::say("hint: this is a defect of pgkeep; nothing counts as stored that was not reported as stored");
         ExitCode::from(Kind::Unexpected.exit_code())
     })
 }
@@ -169,6 +169,8 @@ fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
         .with_writer(writer)
+        // It would say so with `eprintln!`, which panics where standard error is full or its reader is gone.
+        .log_internal_errors(false)
         .with_timer(ChronoUtc::new("%Y-%m-%dT%H:%M:%SZ".to_owned()))
         .with_ansi(false)
         .with_target(false)
@@ -237,7 +239,7 @@ impl Screen {
     /// Prints something before the work begins, such as the target of a restore.
     pub fn announce(&self, text: &str) {
         if !self.quiet && !self.json {
-            eprintln!("{}", text.trim_end());
+            output::say(text.trim_end());
         }
     }
 }
