@@ -105,7 +105,9 @@ impl Session {
         let mut pause = FIRST_PAUSE;
         loop {
             let failures = match try_all(target).await {
-                Ok((login, endpoint)) => return Self::begin(login, endpoint, options.access).await,
+                Ok((login, endpoint)) => {
+                    return Self::begin(login, endpoint, options.access, target.connect_timeout).await;
+                }
                 Err(failures) => failures,
             };
             let passing = failures.iter().any(|failure| failure.cause.may_pass())
@@ -118,14 +120,16 @@ impl Session {
         }
     }
 
-    async fn begin(login: Login, endpoint: Endpoint, access: Access) -> Result<Self> {
+    async fn begin(login: Login, endpoint: Endpoint, access: Access, limit: Option<Duration>) -> Result<Self> {
         let client = login.client;
-        match prepare(&client, access).await {
-            Ok(server) => Ok(Self { client, background: login.background, endpoint, server }),
-            Err(e) => Err(Error::new(Kind::Connect, format!("prepare a session with {endpoint}"))
-                .because(failure::text_of(e))
-                .hint("check that the server stays up and that nothing between ends sessions, then run again")),
-        }
+        let why = match within(limit, prepare(&client, access)).await {
+            Some(Ok(server)) => return Ok(Self { client, background: login.background, endpoint, server }),
+            Some(Err(e)) => failure::text_of(e),
+            None => failure::no_answer(limit),
+        };
+        Err(Error::new(Kind::Connect, format!("prepare a session with {endpoint}"))
+            .because(why)
+            .hint("check that the server stays up and that nothing between ends sessions, then run again"))
     }
 
     /// Speaks SQL. `search_path` is empty: every name needs its schema.
@@ -161,6 +165,14 @@ impl Session {
     pub async fn close(self) {
         drop(self.client);
         self.background.finish().await;
+    }
+}
+
+/// `None` where `work` takes longer than `limit`.
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        None => Some(work.await),
+        Some(limit) => tokio::time::timeout(limit, work).await.ok(),
     }
 }
 
