@@ -91,6 +91,7 @@ pub struct Session {
 struct Server {
     version_num: u32,
     in_recovery: bool,
+    encoding: String,
     system_identifier: Option<u64>,
 }
 
@@ -156,6 +157,11 @@ impl Session {
         self.server.in_recovery
     }
 
+    /// The encoding of the database, by PostgreSQL's name: `UTF8`.
+    pub fn encoding(&self) -> &str {
+        &self.server.encoding
+    }
+
     /// The identity of the cluster; `None` where the role may not ask or the server does not know the question.
     pub fn system_identifier(&self) -> Option<u64> {
         self.server.system_identifier
@@ -181,13 +187,15 @@ async fn prepare(client: &Client, access: Access) -> Result<Server, tokio_postgr
     notice_our_end(client).await?;
     let row = client
         .query_one(
-            "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.pg_is_in_recovery()",
+            "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.pg_is_in_recovery(),
+                    pg_catalog.getdatabaseencoding()::pg_catalog.text",
             &[],
         )
         .await?;
     Ok(Server {
         version_num: row.try_get::<_, i32>(0)?.unsigned_abs(),
         in_recovery: row.try_get(1)?,
+        encoding: row.try_get(2)?,
         system_identifier: system_identifier(client).await?,
     })
 }
