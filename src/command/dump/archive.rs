@@ -29,6 +29,8 @@ pub struct StoredArchive {
 /// `pg_dump`, uncompressed, custom format, to its standard output.
 pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Result<Program> {
     let program = source.client("pg_dump")?.args(["--format=custom", "--compress=0"]);
+    // Else that of the role or the server's configuration, which may lack characters that the database has.
+    let program = program.arg(format!("--encoding={}", source.encoding()));
     let program = program.arg(format!("--lock-wait-timeout={}", options.lock_wait.as_millis()));
     Ok(program.arg(format!("--snapshot={}", snapshot.name)).arg(format!("--dbname={}", source.dbname_argument())))
 }
