@@ -15,9 +15,11 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::ChildStderr;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::interrupt::Interrupt;
 
 /// Lines of standard error that are kept: the first and the last of them, since the cause is in one of the two.
 const KEPT_LINES: usize = 200;
@@ -34,12 +36,19 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
+    listener: Option<UnboundedSender<String>>,
 }
 
 impl Program {
     /// `environment` is the whole environment of the child; nothing is inherited.
     pub fn new(path: impl Into<PathBuf>, environment: BTreeMap<OsString, OsString>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), environment }
+        Self { path: path.into(), arguments: Vec::new(), environment, listener: None }
+    }
+
+    /// Sends every line of standard error to `listener` at once, besides keeping it within the bound.
+    pub fn heard_by(mut self, listener: UnboundedSender<String>) -> Self {
+        self.listener = Some(listener);
+        self
     }
 
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
@@ -78,24 +87,42 @@ impl Program {
         self.spawn(Stdio::null(), Stdio::null())
     }
 
+    /// Starts the program with an open file as its standard input and throws its standard output away.
+    pub fn spawn_reading(self, input: File) -> Result<Child> {
+        self.spawn(Stdio::from(input), Stdio::null())
+    }
+
     /// Runs the program to its end and returns its standard output, at most `limit_bytes` of it.
     pub async fn output(self, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
+        self.output_unless(&Interrupt::default(), limit_bytes).await
+    }
+
+    /// As [`Program::output`], but terminates the program when a stop is asked for. Dropping the future instead would
+    /// kill it, and a PostgreSQL tool that is killed leaves its backend waiting for a lock.
+    pub async fn output_unless(self, interrupt: &Interrupt, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
         let name = self.name();
         let (child, stdout) = self.spawn_piped()?;
         let mut stdout = tokio::fs::File::from_std(stdout).take(limit_bytes + 1);
         let mut output = Vec::new();
-        stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
-        if output.len() as u64 > limit_bytes {
+        let reading = async {
+            stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
+            if output.len() as u64 > limit_bytes {
+                return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+            }
+            Ok(())
+        };
+        if let Err(error) = interrupt.guard(reading).await {
             child.terminate().await;
-            return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+            return Err(error);
         }
-        Ok((output, child.wait().await?))
+        Ok((output, child.wait_unless(interrupt.stopped()).await?))
     }
 
     /// The death signal follows the *thread* that spawns, so this is called from tasks of the runtime, whose threads
     /// live as long as the process, and never from a blocking thread.
-    fn spawn(self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
+    fn spawn(mut self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
         let name = self.name();
+        let listener = self.listener.take();
         let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(&self.environment);
         command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
@@ -107,7 +134,7 @@ impl Program {
                 .hint("install the PostgreSQL client programs, or name their directory with --bin-dir"),
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
-        let stderr = inner.stderr.take().map(|stderr| tokio::spawn(collect(stderr)));
+        let stderr = inner.stderr.take().map(|stderr| tokio::spawn(collect(stderr, listener)));
         Ok(Child { name, inner, stderr })
     }
 }
@@ -115,13 +142,15 @@ impl Program {
 /// Asks the kernel to send the child SIGTERM when its parent dies: the PostgreSQL tools then cancel their queries.
 #[allow(unsafe_code)]
 fn end_with_parent(command: &mut tokio::process::Command) {
+    let parent = rustix::process::getpid();
     // SAFETY: between fork and exec only prctl and getppid are called, which are plain system calls: no allocation,
     // no lock, no memory shared with the parent is touched.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-            // The parent may have died before the request: then init is the parent already.
-            if rustix::process::getppid() == Some(Pid::INIT) {
+            // The parent may have died before the request: then another process is the parent already. Which one is not
+            // to be guessed: in a container we may be process 1 ourselves.
+            if rustix::process::getppid() != Some(parent) {
                 return Err(std::io::Error::other("the parent process is gone"));
             }
             Ok(())
@@ -129,7 +158,7 @@ fn end_with_parent(command: &mut tokio::process::Command) {
     }
 }
 
-/// A running program. Dropped before its end, it is killed.
+/// A running program. Dropped before its end, it is killed with its process group.
 #[derive(Debug)]
 pub struct Child {
     name: String,
@@ -137,16 +166,46 @@ pub struct Child {
     stderr: Option<JoinHandle<Vec<String>>>,
 }
 
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Only one that was not waited for has an id. A wrapper script must not leave the program behind that it runs.
+        if let Some(group) = self.group() {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
 impl Child {
+    fn group(&self) -> Option<Pid> {
+        self.inner.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+    }
+
     /// Waits for the end of the program and of its standard error.
     pub async fn wait(mut self) -> Result<Exit> {
         let status = self.inner.wait().await.doing(Kind::Unexpected, || format!("wait for {}", self.name))?;
         Ok(Exit { program: self.name.clone(), status, stderr: self.collected().await })
     }
 
+    /// Waits for the end of the program, or ends it when `stop` comes first.
+    pub async fn wait_unless(mut self, stop: impl Future<Output = Error>) -> Result<Exit> {
+        let stopped = tokio::select! {
+            biased;
+            error = stop => Some(error),
+            // Its status is kept for `wait`.
+            _ = self.inner.wait() => None,
+        };
+        match stopped {
+            None => self.wait().await,
+            Some(error) => {
+                self.terminate().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Ends the program: SIGTERM to its process group, SIGKILL if that takes too long.
     pub async fn terminate(mut self) -> Vec<String> {
-        if let Some(group) = self.inner.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+        if let Some(group) = self.group() {
             // A group that is gone already is what was wanted.
             let _ = rustix::process::kill_process_group(group, Signal::TERM);
             if tokio::time::timeout(PATIENCE, self.inner.wait()).await.is_err() {
@@ -214,7 +273,7 @@ impl Exit {
     }
 }
 
-async fn collect(stderr: ChildStderr) -> Vec<String> {
+async fn collect(stderr: ChildStderr, listener: Option<UnboundedSender<String>>) -> Vec<String> {
     let mut reader = BufReader::new(stderr);
     let mut lines = Vec::new();
     let mut left_out = 0usize;
@@ -231,6 +290,10 @@ async fn collect(stderr: ChildStderr) -> Vec<String> {
             continue;
         }
         tracing::debug!(target: "pgkeep::child", "{text}");
+        if let Some(listener) = &listener {
+            // Nobody may be listening any more.
+            let _ = listener.send(text.clone());
+        }
         if lines.len() == KEPT_LINES {
             lines.remove(KEPT_LINES / 2);
             left_out += 1;
@@ -291,6 +354,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_listener_hears_every_line_and_a_stop_ends_the_program() {
+        let mut input = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut input, b"one\ntwo\n").unwrap();
+        std::io::Seek::rewind(&mut input).unwrap();
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        // The file has no name, and can be opened by the one of standard input all the same.
+        let child = shell("cat /dev/stdin >&2; sleep 1000").heard_by(sender).spawn_reading(input).unwrap();
+        let stop = async {
+            let heard = [lines.recv().await.unwrap(), lines.recv().await.unwrap()];
+            Error::new(Kind::Interrupted, heard.join(" "))
+        };
+        let error = child.wait_unless(stop).await.unwrap_err();
+        assert_eq!(error.to_string(), "one two");
+        let exit = shell("exit 3").spawn_quiet().unwrap().wait_unless(std::future::pending()).await.unwrap();
+        assert_eq!(exit.status.code(), Some(3));
+    }
+
+    #[tokio::test]
     async fn nothing_of_our_environment_reaches_a_child() {
         let (out, _) = Program::new("/usr/bin/env", BTreeMap::new()).output(10_000).await.unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "");
@@ -310,6 +391,16 @@ mod tests {
         std::io::Read::read_exact(&mut stdout, &mut line).unwrap();
         child.terminate().await;
         // The sleeper holds the writing end of the pipe for 1,000 seconds unless it is gone.
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
+    }
+
+    #[tokio::test]
+    async fn dropping_ends_the_whole_group() {
+        let (child, mut stdout) = shell("sleep 1000 & echo started; wait").spawn_piped().unwrap();
+        let mut line = [0; 1];
+        std::io::Read::read_exact(&mut stdout, &mut line).unwrap();
+        drop(child);
         let mut rest = Vec::new();
         std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
     }

@@ -79,7 +79,12 @@ pub fn complain(command: &str, error: &Error) {
 }
 
 pub fn warn(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "warning: {}", harmless(text));
+    say(&format!("warning: {}", harmless(text)));
+}
+
+/// A line on standard error. That nobody can read it (a full disk, a reader that went away) stops no backup.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// The text with control characters written out.
