@@ -96,7 +96,11 @@ fn archive_major(selected: &Selected) -> u32 {
 
 /// Refuses where `directory` has no room for `needed_bytes` of `what`.
 pub(super) fn room(directory: &Path, needed_bytes: u64, what: &str) -> Result<()> {
-    let stat = rustix::fs::statvfs(directory).doing(Kind::Storage, || format!("look at directory {directory:?}"))?;
+    let stat = rustix::fs::statvfs(directory).map_err(|error| {
+        Error::new(Kind::Storage, format!("look at directory {directory:?}"))
+            .because(error)
+            .hint("name a directory that exists; for the decoded archive with --scratch or TMPDIR")
+    })?;
     let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free_bytes >= needed_bytes {
         return Ok(());
@@ -214,7 +218,13 @@ async fn way(
     me: &Me,
     warnings: &mut Vec<String>,
 ) -> Result<Way> {
-    if target.find_database(into).await?.is_some() {
+    if let Some(found) = target.find_database(into).await? {
+        if found.is_template {
+            return Err(Error::refused(format!(
+                "database {into:?} is a template: every new database would be a copy of it"
+            ))
+            .hint("restore under another name with --into"));
+        }
         refuse_contents(target, into).await?;
         return Ok(Way::IntoEmpty);
     }
