@@ -382,6 +382,14 @@ fn a_restore_that_is_killed_leaves_what_the_next_one_clears() {
         assert_eq!(tree(&workspace.path("tmp")), Vec::<String>::new());
     }
 
+    // So does one whose server ends its session.
+    let ended = start();
+    stands_still(&cluster);
+    cluster.sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    let outcome = Outcome::wait_for(ended).exits(4);
+    assert!(message(&outcome).contains("terminating connection"), "{}", message(&outcome));
+    assert_eq!(cluster.databases(), before);
+
     // Two restores into one database exclude each other, two into different ones do not.
     let first = start();
     stands_still(&cluster);
@@ -408,7 +416,7 @@ fn a_restore_that_is_killed_leaves_what_the_next_one_clears() {
     let statuses: Vec<Value> = records.map(|path| record(&path)["status"].clone()).collect();
     let count = |status: &str| statuses.iter().filter(|found| *found == status).count();
     // What was killed could not say so; readers see that nobody holds its lock.
-    assert_eq!((count("RUNNING"), count("FAILED"), count("SUCCEEDED")), (2, 5, 1), "{statuses:?}");
+    assert_eq!((count("RUNNING"), count("FAILED"), count("SUCCEEDED")), (2, 6, 1), "{statuses:?}");
 
     cluster.sql("postgres", "ALTER ROLE postgres RESET test.slow");
     let restored = restore(&workspace, &cluster, ["-d", "shop", "--into", "copy"]).succeeds();

@@ -254,6 +254,21 @@ async fn way(
     Ok(Way::Create { unfinished, sql, leftover })
 }
 
+/// Looks again, once nobody else restores into the target.
+pub(super) async fn still_free(plan: &Plan) -> Result<()> {
+    let (target, into) = (&plan.target, &plan.into);
+    match (&plan.way, target.find_database(into).await?) {
+        (Way::Create { .. }, None) => Ok(()),
+        (Way::IntoEmpty, Some(_)) => refuse_contents(target, into).await,
+        (Way::Create { .. }, Some(_)) => Err(changed(format!("database {into:?} was created meanwhile"))),
+        (Way::IntoEmpty, None) => Err(changed(format!("database {into:?} was dropped meanwhile"))),
+    }
+}
+
+fn changed(what: String) -> Error {
+    Error::refused(what).hint("start the restore again: it looks at the target anew")
+}
+
 /// A database that holds something is never restored over.
 async fn refuse_contents(target: &Target, into: &str) -> Result<()> {
     let session = target.session_in(Some(into)).await?;
