@@ -19,6 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::interrupt::Interrupt;
 
 /// Lines of standard error that are kept: the first and the last of them, since the cause is in one of the two.
 const KEPT_LINES: usize = 200;
@@ -93,16 +94,28 @@ impl Program {
 
     /// Runs the program to its end and returns its standard output, at most `limit_bytes` of it.
     pub async fn output(self, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
+        self.output_unless(&Interrupt::default(), limit_bytes).await
+    }
+
+    /// As [`Program::output`], but terminates the program when a stop is asked for. Dropping the future instead would
+    /// kill it, and a PostgreSQL tool that is killed leaves its backend waiting for a lock.
+    pub async fn output_unless(self, interrupt: &Interrupt, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
         let name = self.name();
         let (child, stdout) = self.spawn_piped()?;
         let mut stdout = tokio::fs::File::from_std(stdout).take(limit_bytes + 1);
         let mut output = Vec::new();
-        stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
-        if output.len() as u64 > limit_bytes {
+        let reading = async {
+            stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
+            if output.len() as u64 > limit_bytes {
+                return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+            }
+            Ok(())
+        };
+        if let Err(error) = interrupt.guard(reading).await {
             child.terminate().await;
-            return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+            return Err(error);
         }
-        Ok((output, child.wait().await?))
+        Ok((output, child.wait_unless(interrupt.stopped()).await?))
     }
 
     /// The death signal follows the *thread* that spawns, so this is called from tasks of the runtime, whose threads
@@ -129,13 +142,15 @@ impl Program {
 /// Asks the kernel to send the child SIGTERM when its parent dies: the PostgreSQL tools then cancel their queries.
 #[allow(unsafe_code)]
 fn end_with_parent(command: &mut tokio::process::Command) {
+    let parent = rustix::process::getpid();
     // SAFETY: between fork and exec only prctl and getppid are called, which are plain system calls: no allocation,
     // no lock, no memory shared with the parent is touched.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-            // The parent may have died before the request: then init is the parent already.
-            if rustix::process::getppid() == Some(Pid::INIT) {
+            // The parent may have died before the request: then another process is the parent already. Which one is not
+            // to be guessed: in a container we may be process 1 ourselves.
+            if rustix::process::getppid() != Some(parent) {
                 return Err(std::io::Error::other("the parent process is gone"));
             }
             Ok(())
@@ -143,7 +158,7 @@ fn end_with_parent(command: &mut tokio::process::Command) {
     }
 }
 
-/// A running program. Dropped before its end, it is killed.
+/// A running program. Dropped before its end, it is killed with its process group.
 #[derive(Debug)]
 pub struct Child {
     name: String,
@@ -151,7 +166,20 @@ pub struct Child {
     stderr: Option<JoinHandle<Vec<String>>>,
 }
 
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Only one that was not waited for has an id. A wrapper script must not leave the program behind that it runs.
+        if let Some(group) = self.group() {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
 impl Child {
+    fn group(&self) -> Option<Pid> {
+        self.inner.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+    }
+
     /// Waits for the end of the program and of its standard error.
     pub async fn wait(mut self) -> Result<Exit> {
         let status = self.inner.wait().await.doing(Kind::Unexpected, || format!("wait for {}", self.name))?;
@@ -177,7 +205,7 @@ impl Child {
 
     /// Ends the program: SIGTERM to its process group, SIGKILL if that takes too long.
     pub async fn terminate(mut self) -> Vec<String> {
-        if let Some(group) = self.inner.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+        if let Some(group) = self.group() {
             // A group that is gone already is what was wanted.
             let _ = rustix::process::kill_process_group(group, Signal::TERM);
             if tokio::time::timeout(PATIENCE, self.inner.wait()).await.is_err() {
@@ -363,6 +391,16 @@ mod tests {
         std::io::Read::read_exact(&mut stdout, &mut line).unwrap();
         child.terminate().await;
         // The sleeper holds the writing end of the pipe for 1,000 seconds unless it is gone.
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
+    }
+
+    #[tokio::test]
+    async fn dropping_ends_the_whole_group() {
+        let (child, mut stdout) = shell("sleep 1000 & echo started; wait").spawn_piped().unwrap();
+        let mut line = [0; 1];
+        std::io::Read::read_exact(&mut stdout, &mut line).unwrap();
+        drop(child);
         let mut rest = Vec::new();
         std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
     }

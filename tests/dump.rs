@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use common::cluster::{conninfo_value, identifier, literal};
-use common::dumps::{dumps_of, only_dump, runs_of, until};
+use common::dumps::{Holder, dumps_of, only_dump, runs_of, until};
 use common::pgkeep::tree;
 use common::shapes::{self, BREAKING_NAMES, NASTY_NAMES};
 use common::{Cluster, Outcome, PgVersion, Workspace};
@@ -367,18 +367,8 @@ fn nothing_is_open_to_others_whatever_the_umask() {
     let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
     shop(&cluster);
     fs::remove_dir(workspace.state()).unwrap();
-    let mut dump = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]);
-    let program = dump.command().get_program().to_owned();
-    let arguments: Vec<_> = dump.command().get_args().map(|argument| argument.to_owned()).collect();
-    // The shell gives the umask; nothing else of it is used.
-    let mut shell = workspace.pgkeep(["-c", "umask 000; exec \"$0\" \"$@\""]).connecting_to(&cluster);
-    let mut command = std::process::Command::new("sh");
-    command.args(shell.command().get_args()).arg(program).args(arguments).env_clear().current_dir(workspace.path(""));
-    for (name, value) in shell.command().get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let open = ["sh", "-c", "umask 000; exec \"$0\" \"$@\""];
+    workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).under(&open).run().succeeds();
     only_dump(&workspace);
     for root in [workspace.repository(), workspace.state()] {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -451,7 +441,7 @@ fn a_missing_right_is_said_in_pg_dumps_words() {
 fn a_locked_table_is_waited_for_and_then_named() {
     let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
     shop(&cluster);
-    let _holder = Holder::of(&cluster, "LOCK orders_of_2026");
+    let _holder = Holder::of(&cluster, "shop", "LOCK orders_of_2026");
     let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--lock-wait", "100ms"]).run().exits(4);
     assert!(outcome.stderr.contains("LOCK TABLE public.orders_of_2026"), "{}", outcome.transcript());
     let hint = outcome.stderr.split_once("hint: ").unwrap().1;
@@ -461,36 +451,12 @@ fn a_locked_table_is_waited_for_and_then_named() {
     assert!(cluster.sql("shop", query).contains("orders_of_2026"), "{query}");
 }
 
-/// A session that has run something in a transaction that stays open.
-struct Holder(std::process::Child);
-
-impl Holder {
-    fn of(cluster: &Cluster, statement: &str) -> Self {
-        use std::io::Write as _;
-        let mut psql = cluster.client("psql");
-        psql.args(["-X", "-q", "-d", &cluster.conninfo("shop")]).env("PGAPPNAME", "holder");
-        let mut child = psql.stdin(std::process::Stdio::piped()).spawn().unwrap();
-        writeln!(child.stdin.as_mut().unwrap(), "BEGIN; {statement};").unwrap();
-        let idle = "SELECT 1 FROM pg_stat_activity
-                     WHERE application_name = 'holder' AND state = 'idle in transaction' AND query LIKE '%LOCK%'";
-        until("the table is locked", || !cluster.sql("postgres", idle).is_empty());
-        Self(child)
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn two_dumps_of_one_instance_do_not_meet() {
     let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
     shop(&cluster);
     cluster.create_database("other");
-    let holder = Holder::of(&cluster, "LOCK orders_of_2026");
+    let holder = Holder::of(&cluster, "shop", "LOCK orders_of_2026");
     let first = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).spawn();
     let waits = "SELECT 1 FROM pg_locks WHERE NOT granted";
     until("the first dump waits for the table", || !cluster.sql("postgres", waits).is_empty());

@@ -3,9 +3,17 @@
 mod common;
 
 use std::fs;
+use std::sync::Arc;
 
 use common::stored::{ids, object, on_repository, shop_ids};
 use common::{Outcome, Stored, Workspace};
+use pgkeep::clock::{Clock as _, SystemClock};
+use pgkeep::command::{Context, Status, verify as command};
+use pgkeep::config::environment::Environment;
+use pgkeep::error::Kind;
+use pgkeep::interrupt::Interrupt;
+use pgkeep::progress::{Monitor, Silent, Task, Unit};
+use pgkeep::repo::StateDirectory;
 use serde_json::Value;
 
 fn verify(workspace: &Workspace, arguments: &[&str]) -> Outcome {
@@ -104,7 +112,7 @@ fn nothing_to_verify_is_not_a_success() {
     fs::remove_file(workspace.repository().join("pgkeep.json")).unwrap();
     verify(&workspace, &[]).exits(8);
     fs::remove_dir(workspace.repository()).unwrap();
-    verify(&workspace, &[]).exits(5);
+    verify(&workspace, &[]).exits(8);
 }
 
 #[test]
@@ -178,7 +186,6 @@ fn a_failure_is_refuted_by_a_proof_as_deep() {
 
 /// In one second the worse verdict stands.
 fn wait_for_the_next_second() {
-    use pgkeep::clock::{Clock as _, SystemClock};
     let second = || SystemClock.now().timestamp();
     let begun = second();
     while second() == begun {
@@ -235,6 +242,45 @@ fn two_verifications_of_one_instance_exclude_each_other() {
     assert_eq!(document["error"]["kind"], "locked");
     drop(lock);
     verify(&workspace, &[]).succeeds();
+}
+
+/// Asks for a stop as soon as the first byte is about to be read.
+#[derive(Debug)]
+struct StopsAtOnce(Interrupt);
+
+impl Monitor for StopsAtOnce {
+    fn task(&self, _: &str, _: Unit, _: Option<u64>) -> Arc<dyn Task> {
+        self.0.request(Kind::Terminated);
+        Arc::new(Silent)
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_stopped_proves_nothing_and_its_run_says_so() {
+    let workspace = Stored::get().copy();
+    let interrupt = Interrupt::default();
+    let context = Context {
+        clock: Arc::new(SystemClock),
+        monitor: Arc::new(StopsAtOnce(interrupt.clone())),
+        interrupt,
+        environment: Environment::default(),
+        state: StateDirectory::open(workspace.state()).unwrap(),
+        host: "here".to_owned(),
+    };
+    let options = command::Options {
+        repository: workspace.repository().to_str().unwrap().to_owned(),
+        instance: None,
+        database: None,
+        wanted: command::Wanted::All,
+        depth: command::Depth::Decoded,
+        threads: std::num::NonZeroUsize::MIN,
+    };
+    let outcome = command::run(&context, &options).await.unwrap();
+    assert_eq!(outcome.error.unwrap().kind, Kind::Terminated);
+    assert!(outcome.items.iter().all(|item| item.status == Status::NotVerified && item.proof.is_none()));
+    assert!(ids(&workspace).iter().all(|id| proofs(&workspace, id).is_empty()));
+    let runs = on_repository(&workspace, &["report", "runs", "--json"]).succeeds().json();
+    assert_eq!((&runs["items"][0]["status"], &runs["items"][0]["exitCode"]), (&"FAILED".into(), &143.into()));
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Task for LineTask {
         let Ok(mut written) = self.written.try_lock() else { return };
         if written.elapsed() >= LINE_EVERY {
             *written = Instant::now();
-            eprintln!("{}", self.line(done));
+            super::output::say(&self.line(done));
         }
     }
 

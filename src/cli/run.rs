@@ -36,7 +36,7 @@ pub fn main() -> ExitCode {
     };
     let exit = std::panic::catch_unwind(|| start(cli));
     exit.unwrap_or_else(|_| {
-        eprintln!("hint: this is a defect of pgkeep; nothing counts as stored that was not reported as stored");
+        output::say("hint: this is a defect of pgkeep; nothing counts as stored that was not reported as stored");
         ExitCode::from(Kind::Unexpected.exit_code())
     })
 }
@@ -56,16 +56,29 @@ fn parse(words: &[std::ffi::OsString]) -> std::result::Result<Cli, ExitCode> {
     Cli::command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
         let wants_json = words.iter().any(|word| word == "--json");
         if !(wants_json && error.use_stderr()) {
-            let _ = error.print();
+            match secret_words(words).as_slice() {
+                [] => drop(error.print()),
+                secret => eprint!("{}", without(&error.to_string(), secret)),
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
-        let text = error.to_string();
+        let text = without(&error.to_string(), &secret_words(words));
         let message = text.strip_prefix("error: ").unwrap_or(&text).lines().next().unwrap_or_default().to_owned();
         let command = words.get(1).map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         let error = Error::usage(message).hint(format!("pgkeep {command} --help").replace("  ", " "));
         Told { command: &command, started_at, duration_seconds: 0.0 }.json::<()>(&[], &[], Some(&error));
         ExitCode::from(Kind::Usage.exit_code())
     })
+}
+
+/// Words that may hold a password: clap repeats a word that stands in a wrong place.
+fn secret_words(words: &[std::ffi::OsString]) -> Vec<String> {
+    let words = words.iter().map(|word| word.to_string_lossy());
+    words.filter(|word| word.contains("://") || word.contains("password")).map(Into::into).collect()
+}
+
+fn without(text: &str, words: &[String]) -> String {
+    words.iter().fold(text.to_owned(), |text, word| text.replace(word.as_str(), "(a connection string)"))
 }
 
 fn start(cli: Cli) -> ExitCode {
@@ -156,6 +169,8 @@ fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
         .with_writer(writer)
+        // It would say so with `eprintln!`, which panics where standard error is full or its reader is gone.
+        .log_internal_errors(false)
         .with_timer(ChronoUtc::new("%Y-%m-%dT%H:%M:%SZ".to_owned()))
         .with_ansi(false)
         .with_target(false)
@@ -224,7 +239,7 @@ impl Screen {
     /// Prints something before the work begins, such as the target of a restore.
     pub fn announce(&self, text: &str) {
         if !self.quiet && !self.json {
-            eprintln!("{}", text.trim_end());
+            output::say(text.trim_end());
         }
     }
 }

@@ -317,7 +317,7 @@ impl Dumper<'_> {
         let (new_lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
         warnings.extend(warning);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
-        let globals = interrupt.guard(globals::take(&source, self.options.globals)).await.at(Stage::Globals)?;
+        let globals = globals::take(interrupt, &source, self.options.globals).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());
 
         let clock = &*self.context.clock;

@@ -247,7 +247,7 @@ impl Verifier<'_> {
 
     fn item(&self, entry: &Entry, told: Told, duration: Duration) -> Item {
         let id = entry.id();
-        let error = told.failure.map(|failure| failure.about(&id));
+        let error = told.failure.map(Failure::error);
         let stored_bytes = entry.backup().map(|backup| backup.manifest.stored_bytes());
         let database = match entry {
             Entry::Backup(backup) => backup.manifest.database.clone(),
@@ -308,7 +308,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn about(self, id: &BackupId) -> Error {
+    fn error(self) -> Error {
         match self {
             Self::Whole(error) => error,
             Self::Found { kind, sentence } => {
@@ -317,7 +317,7 @@ impl Failure {
                     Kind::Usage => "use a newer pgkeep",
                     _ => "make the repository readable, and verify again",
                 };
-                Error::new(kind, format!("verify backup {id}")).because(sentence).hint(hint)
+                Error::new(kind, sentence).hint(hint)
             }
         }
     }

@@ -95,7 +95,7 @@ impl Call<'_> {
             let stop = async {
                 tokio::select! {
                     biased;
-                    () = context.interrupt.requested() => context.interrupt.error(),
+                    error = context.interrupt.stopped() => error,
                     () = listening => Error::new(Kind::Tool, "pg_restore met an error"),
                 }
             };
@@ -219,11 +219,7 @@ pub async fn analyze(context: &Context, target: &Target, database: &str, jobs: N
     let program = target.client("vacuumdb")?.arg("--analyze-in-stages").arg(format!("--jobs={jobs}"));
     let program = program.arg(format!("--dbname={}", target.dbname_argument(database)));
     tracing::info!("{}", program.command_line());
-    let stop = async {
-        context.interrupt.requested().await;
-        context.interrupt.error()
-    };
-    let exit = program.spawn_quiet()?.wait_unless(stop).await?;
+    let exit = program.spawn_quiet()?.wait_unless(context.interrupt.stopped()).await?;
     Ok(exit
         .check()
         .err()
