@@ -197,6 +197,8 @@ fn a_database_that_holds_something_is_never_restored_over() {
         assert!(message(&refused).contains("--into"), "{}", message(&refused));
         assert_equal(&before, &Snapshot::of(&cluster, "copy"));
     }
+    let template = restore(&workspace, &cluster, ["-d", "shop", "--into", "template1"]).exits(9);
+    assert!(message(&template).contains("template"), "{}", message(&template));
     // The original is no exception.
     restore(&workspace, &cluster, ["-d", "shop"]).exits(9);
 }
@@ -380,6 +382,14 @@ fn a_restore_that_is_killed_leaves_what_the_next_one_clears() {
         assert_eq!(tree(&workspace.path("tmp")), Vec::<String>::new());
     }
 
+    // So does one whose server ends its session.
+    let ended = start();
+    stands_still(&cluster);
+    cluster.sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    let outcome = Outcome::wait_for(ended).exits(4);
+    assert!(message(&outcome).contains("terminating connection"), "{}", message(&outcome));
+    assert_eq!(cluster.databases(), before);
+
     // Two restores into one database exclude each other, two into different ones do not.
     let first = start();
     stands_still(&cluster);
@@ -406,13 +416,53 @@ fn a_restore_that_is_killed_leaves_what_the_next_one_clears() {
     let statuses: Vec<Value> = records.map(|path| record(&path)["status"].clone()).collect();
     let count = |status: &str| statuses.iter().filter(|found| *found == status).count();
     // What was killed could not say so; readers see that nobody holds its lock.
-    assert_eq!((count("RUNNING"), count("FAILED"), count("SUCCEEDED")), (2, 5, 1), "{statuses:?}");
+    assert_eq!((count("RUNNING"), count("FAILED"), count("SUCCEEDED")), (2, 6, 1), "{statuses:?}");
 
     cluster.sql("postgres", "ALTER ROLE postgres RESET test.slow");
     let restored = restore(&workspace, &cluster, ["-d", "shop", "--into", "copy"]).succeeds();
     assert!(restored.json()["warnings"].to_string().contains("did not end is dropped"), "{}", restored.transcript());
     assert_equal(&Snapshot::of(&cluster, "shop"), &Snapshot::of(&cluster, "copy"));
     assert!(!cluster.databases().contains(&"copy.pgkeep-restoring".to_owned()));
+}
+
+/// Whenever it is killed: there is no database under the real name, or a whole one; and the next restore works, after
+/// what its message says if it says something.
+#[test]
+fn a_restore_killed_at_any_moment_leaves_all_or_nothing() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    let workspace = Workspace::new();
+    cluster.create_database("shop");
+    let tables = (1..20).map(|n| format!("CREATE TABLE t{n} AS SELECT n FROM generate_series(1, 100) n;"));
+    cluster.sql("shop", &tables.collect::<String>());
+    dump(&workspace, &cluster, &["shop"]);
+    let source = Snapshot::of(&cluster, "shop");
+    let exists = |name: &str| cluster.databases().iter().any(|database| database == name);
+    for looks in 0..common::count(4, 40) {
+        let arguments = ["restore", "dump", "-d", "shop", "--into", "copy", "--analyze", "none", "--jobs", "2"];
+        let mut child = workspace.pgkeep_on(&cluster, arguments).spawn();
+        // Later from time to time: each look takes a while.
+        until("the restore begins", || exists("copy.pgkeep-restoring") || exists("copy"));
+        (0..looks).for_each(|_| drop(cluster.databases()));
+        signal(&child, "KILL");
+        child.wait().unwrap();
+        let busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name <> 'psql' AND backend_type = 'client backend'";
+        until("the sessions of the killed restore end", || cluster.sql("postgres", busy) == "0");
+
+        if !exists("copy") {
+            let mut outcome = restore(&workspace, &cluster, ["-d", "shop", "--into", "copy", "--analyze", "none"]);
+            if outcome.exit_code == Some(9) {
+                // Killed before it could write on the database whose it is.
+                let hint = outcome.json()["error"]["hint"].as_str().unwrap().to_owned();
+                cluster.sql("postgres", hint.split_once(": ").unwrap().1);
+                outcome = restore(&workspace, &cluster, ["-d", "shop", "--into", "copy", "--analyze", "none"]);
+            }
+            outcome.succeeds();
+        }
+        assert_equal(&source, &Snapshot::of(&cluster, "copy"));
+        assert!(!exists("copy.pgkeep-restoring"));
+        assert_eq!(tree(&workspace.path("tmp")), Vec::<String>::new());
+        cluster.sql("postgres", "DROP DATABASE copy");
+    }
 }
 
 #[test]
@@ -530,15 +580,18 @@ fn passwords_come_along_or_not_and_nobody_s_is_changed() {
         assert_eq!(target.sql("postgres", "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'other'"), "f");
     }
     // Who is no superuser cannot make one, and says so.
-    let target = Cluster::plain(PgVersion::V15);
-    target.sql("postgres", "CREATE ROLE maker LOGIN CREATEDB CREATEROLE");
     source.sql("postgres", "CREATE DATABASE office OWNER boss");
     source.sql("office", "CREATE TABLE t (); ALTER TABLE t OWNER TO boss");
     dump(&workspace, &source, &["office"]);
-    let outcome = restore(&workspace, &target, ["-d", "office", "-U", "maker"]).succeeds();
-    assert!(outcome.json()["warnings"].to_string().contains("without SUPERUSER"), "{}", outcome.transcript());
-    assert_eq!(target.sql("postgres", "SELECT rolsuper FROM pg_roles WHERE rolname = 'boss'"), "f");
-    assert_equal(&Snapshot::of(&source, "office"), &Snapshot::of(&target, "office"));
+    for version in PgVersion::ALL {
+        let target = Cluster::plain(version);
+        target.sql("postgres", "CREATE ROLE maker LOGIN CREATEDB CREATEROLE");
+        let outcome = restore(&workspace, &target, ["-d", "office", "-U", "maker"]).succeeds();
+        assert!(outcome.json()["warnings"].to_string().contains("without SUPERUSER"), "{}", outcome.transcript());
+        assert_eq!(target.sql("postgres", "SELECT rolsuper FROM pg_roles WHERE rolname = 'boss'"), "f");
+        let differences = Snapshot::of(&source, "office").content_differences(&Snapshot::of(&target, "office"));
+        assert!(differences.is_none(), "{}", differences.unwrap());
+    }
 }
 
 #[test]

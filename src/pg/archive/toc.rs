@@ -316,7 +316,7 @@ impl TocReader {
         let (Some(dump_id), Some(desc), Some(section)) = (draft.dump_id, draft.desc, draft.section) else {
             return Err(fields.fail("an entry without a kind"));
         };
-        self.weigh(size_of::<TocEntry>() + size_of::<(DumpId, usize)>() + draft.tag.len() + 32, fields)?;
+        self.weigh(size_of::<TocEntry>() + 2 * size_of::<(DumpId, usize)>() + draft.tag.len() + 32, fields)?;
         self.toc.by_id.insert(dump_id, self.toc.entries.len());
         self.toc.places.extend(draft.place.map(|place| (dump_id, place)));
         self.toc.entries.push(TocEntry {

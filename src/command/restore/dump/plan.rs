@@ -96,7 +96,11 @@ fn archive_major(selected: &Selected) -> u32 {
 
 /// Refuses where `directory` has no room for `needed_bytes` of `what`.
 pub(super) fn room(directory: &Path, needed_bytes: u64, what: &str) -> Result<()> {
-    let stat = rustix::fs::statvfs(directory).doing(Kind::Storage, || format!("look at directory {directory:?}"))?;
+    let stat = rustix::fs::statvfs(directory).map_err(|error| {
+        Error::new(Kind::Storage, format!("look at directory {directory:?}"))
+            .because(error)
+            .hint("name a directory that exists; for the decoded archive with --scratch or TMPDIR")
+    })?;
     let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free_bytes >= needed_bytes {
         return Ok(());
@@ -214,7 +218,13 @@ async fn way(
     me: &Me,
     warnings: &mut Vec<String>,
 ) -> Result<Way> {
-    if target.find_database(into).await?.is_some() {
+    if let Some(found) = target.find_database(into).await? {
+        if found.is_template {
+            return Err(Error::refused(format!(
+                "database {into:?} is a template: every new database would be a copy of it"
+            ))
+            .hint("restore under another name with --into"));
+        }
         refuse_contents(target, into).await?;
         return Ok(Way::IntoEmpty);
     }
@@ -242,6 +252,21 @@ async fn way(
     let sql = database::creation(description, &unfinished, tablespace, target.server_version())
         .doing(Kind::Refused, || format!("create a database for {}", selected.manifest.id))?;
     Ok(Way::Create { unfinished, sql, leftover })
+}
+
+/// Looks again, once nobody else restores into the target.
+pub(super) async fn still_free(plan: &Plan) -> Result<()> {
+    let (target, into) = (&plan.target, &plan.into);
+    match (&plan.way, target.find_database(into).await?) {
+        (Way::Create { .. }, None) => Ok(()),
+        (Way::IntoEmpty, Some(_)) => refuse_contents(target, into).await,
+        (Way::Create { .. }, Some(_)) => Err(changed(format!("database {into:?} was created meanwhile"))),
+        (Way::IntoEmpty, None) => Err(changed(format!("database {into:?} was dropped meanwhile"))),
+    }
+}
+
+fn changed(what: String) -> Error {
+    Error::refused(what).hint("start the restore again: it looks at the target anew")
 }
 
 /// A database that holds something is never restored over.

@@ -43,10 +43,11 @@ impl Restorer<'_> {
     }
 
     async fn claim(&self) -> Result<()> {
-        if self.plan.target.claim(&self.plan.into).await? {
-            return Ok(());
-        }
         let (into, address) = (&self.plan.into, self.plan.target.address());
+        if self.plan.target.claim(into).await? {
+            // Another restore may have ended between our look and our claim.
+            return super::plan::still_free(self.plan).await;
+        }
         Err(Error::new(Kind::Locked, format!("another restore into database {into:?} on {address} is under way"))
             .hint("wait until it has ended, or restore under another name with --into"))
     }

@@ -41,6 +41,8 @@ pub struct Me {
 /// A database that is there before the restore.
 #[derive(Clone, Debug)]
 pub struct Found {
+    /// Whether new databases are copied from it.
+    pub is_template: bool,
     pub comment: Option<String>,
     pub sessions: i64,
 }
@@ -190,12 +192,12 @@ impl Target {
     }
 
     pub async fn find_database(&self, name: &str) -> Result<Option<Found>> {
-        let query = "SELECT pg_catalog.shobj_description(d.oid, 'pg_database'),
+        let query = "SELECT d.datistemplate, pg_catalog.shobj_description(d.oid, 'pg_database'),
                             (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid)
                        FROM pg_catalog.pg_database d WHERE d.datname = $1::pg_catalog.text";
         let row = self.session.client().query_opt(query, &[&name]).await;
         let row = row.doing(Kind::Tool, || format!("look for database {name:?}"))?;
-        Ok(row.map(|row| Found { comment: row.get(0), sessions: row.get(1) }))
+        Ok(row.map(|row| Found { is_template: row.get(0), comment: row.get(1), sessions: row.get(2) }))
     }
 
     /// Keeps other restores away from the database of this name until the session ends; false if another one does.
