@@ -29,12 +29,10 @@ fn names(values: &Value, key: &str) -> Vec<String> {
 
 /// How the database's name stands in file names, computed from the words of `ops/docs/format.md`.
 fn encoded(database: &str) -> String {
-    let keep = |c: char| c.is_alphabetic() || c.is_ascii_digit() || ".-_".contains(c);
-    let byte = |byte: &u8| format!("%{byte:02X}");
-    database
-        .chars()
-        .map(|c| if keep(c) { c.to_string() } else { c.to_string().as_bytes().iter().map(byte).collect() })
-        .collect()
+    let keep =
+        |(at, c): (usize, char)| c.is_alphabetic() || c.is_ascii_digit() || "-_".contains(c) || c == '.' && at > 0;
+    let percent = |c: char| c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    database.char_indices().map(|(at, c)| if keep((at, c)) { c.to_string() } else { percent(c) }).collect()
 }
 
 #[test]
@@ -345,6 +343,8 @@ fn the_database_of_the_environment() {
     shop(&cluster);
     workspace.pgkeep_on(&cluster, ["dump"]).env("PGDATABASE", "shop").run().succeeds();
     assert_eq!(only_dump(&workspace).manifest["database"], "shop");
+    let outcome = workspace.pgkeep_on(&cluster, ["dump"]).env("PGDATABASE", "").run().exits(2);
+    assert!(outcome.stderr.contains("no database is named"), "{}", outcome.transcript());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use pgkeep::config::environment::Environment;
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{DumpStem, InstanceName, ObjectRole, StateDirectory, StoredName};
-use pgkeep::storage::{Missing, ObjectMeta, Prefix};
+use pgkeep::storage::{Address, Missing, ObjectMeta, Prefix};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::ChronoUtc;
