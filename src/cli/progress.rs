@@ -1,5 +1,6 @@
 //! Progress on standard error: a bar on a terminal, a line now and then elsewhere.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +119,8 @@ impl Task for LineTask {
         let Ok(mut written) = self.written.try_lock() else { return };
         if written.elapsed() >= LINE_EVERY {
             *written = Instant::now();
-            eprintln!("{}", self.line(done));
+            // Whoever read this may be gone (`2>&1 | head`), or the log's disk full: that does not end a backup.
+            let _ = writeln!(std::io::stderr(), "{}", self.line(done));
         }
     }
 
