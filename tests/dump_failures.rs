@@ -18,7 +18,7 @@ use common::{Cluster, Outcome, PgVersion, Workspace, count};
 use pgkeep::progress::{Monitor as _, Silent, Unit};
 use pgkeep::repo::archive::read_archive;
 use pgkeep::repo::{Catalogue, Repository, RunStatus, StateDirectory, runs};
-use pgkeep::storage::{Effect, FaultyStorage, Injection, Missing, Operation};
+use pgkeep::storage::{Address, Effect, FaultyStorage, Injection, Missing, Operation};
 use rand::{RngExt as _, SeedableRng as _};
 
 /// Some megabytes of rows, and then one that lies apart, in the TOAST table.
@@ -445,11 +445,8 @@ fn a_second_signal_ends_it_at_once() {
 
 async fn open(workspace: &Workspace) -> (Repository, StateDirectory) {
     let state = StateDirectory::open(workspace.state()).unwrap();
-    let storage = pgkeep::storage::Address::parse(workspace.repository().to_str().unwrap())
-        .unwrap()
-        .open(Missing::Refuse)
-        .await
-        .unwrap();
+    let storage =
+        Address::parse(workspace.repository().to_str().unwrap()).unwrap().open(Missing::Refuse).await.unwrap();
     (Repository::open(storage, &state).await.unwrap(), state)
 }
 
@@ -489,7 +486,7 @@ async fn death_at_any_moment() {
     for round in 0..count(12, 200) {
         let moment = whole.mul_f64(random.random_range(0.0..1.1));
         let mut child = dump().spawn();
-        std::thread::sleep(moment);
+        tokio::time::sleep(moment).await;
         let _ = child.kill();
         let status = child.wait().unwrap();
         world.is_quiet();
@@ -520,11 +517,8 @@ async fn a_flipped_bit_is_read_back_as_damage() {
     world.dump(&["--check", "decode"]).run().succeeds();
     let dump = only_dump(&world.workspace);
     let state = StateDirectory::open(world.workspace.state()).unwrap();
-    let disk = pgkeep::storage::Address::parse(world.workspace.repository().to_str().unwrap())
-        .unwrap()
-        .open(Missing::Refuse)
-        .await
-        .unwrap();
+    let disk =
+        Address::parse(world.workspace.repository().to_str().unwrap()).unwrap().open(Missing::Refuse).await.unwrap();
     let storage = FaultyStorage::over(disk);
     let repository = Repository::open(Arc::new(storage.clone()), &state).await.unwrap();
     let catalogue = Catalogue::read(&repository, None).await.unwrap();

@@ -147,15 +147,17 @@ pub struct AboveBars(pub Option<indicatif::MultiProgress>);
 
 impl std::io::Write for AboveBars {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        match &self.0 {
-            Some(bars) => bars.suspend(|| std::io::stderr().write_all(line))?,
-            None => std::io::stderr().write_all(line)?,
-        }
+        let _ = match &self.0 {
+            Some(bars) => bars.suspend(|| std::io::stderr().write_all(line)),
+            None => std::io::stderr().write_all(line),
+        };
+        // A reader that went away or a full disk under the log does not end a backup; an error told to the caller would:
+        // it panics.
         Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
+        Ok(())
     }
 }
 

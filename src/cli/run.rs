@@ -1,6 +1,6 @@
 //! From typed words to an exit code: options, the command, its outcome, what is printed.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,7 +58,7 @@ fn parse(words: &[std::ffi::OsString]) -> std::result::Result<Cli, ExitCode> {
         if !(wants_json && error.use_stderr()) {
             match secret_words(words).as_slice() {
                 [] => drop(error.print()),
-                secret => eprint!("{}", without(&error.to_string(), secret)),
+                secret => drop(write!(std::io::stderr(), "{}", without(&error.to_string(), secret))),
             }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -266,7 +266,6 @@ fn manual() -> Result<()> {
 
 /// The synopsis, options and examples of a verb, one section after the other in one page.
 fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
-    use std::io::Write as _;
     let name = format!("{parent} {}", verb.get_name());
     let verb = verb.clone().bin_name(name.clone());
     writeln!(page, ".SH \"{}\"", name.to_uppercase())?;

@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::read_archive;
+use crate::repo::archive::{expect, fingerprint, object_key, read_archive};
 use crate::repo::{
     BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
     InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus,
@@ -403,12 +403,20 @@ impl Dumper<'_> {
         Ok(manifest)
     }
 
-    /// Reads the stored archive as a restore would.
+    /// Reads the stored archive as a restore would, and every object beside it.
     async fn read_back(&self, stem: &DumpStem, manifest: &DumpManifest) -> Result<()> {
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.compression.threads;
-        let read = read_archive(self.repository, stem, manifest, std::io::sink(), threads, task);
-        self.context.interrupt.guard(read).await.map(drop)
+        let read = async {
+            read_archive(self.repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
+                let key = object_key(&manifest.instance, stem, object.role);
+                let reader = self.repository.storage().read(&key, None).await?;
+                expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, &*task).await?)?;
+            }
+            Ok(())
+        };
+        self.context.interrupt.guard(read).await
     }
 }
 

@@ -70,16 +70,21 @@ fn holds_password(typed: &str) -> bool {
 
 fn from_environment(context: &Context, options: &Options) -> Result<PlannedItem> {
     let environment = &context.environment;
-    if environment.get("PGDATABASE").is_none() && environment.get("PGSERVICE").is_none() {
+    if !names_database(environment) {
         return Err(Error::usage("no database is named").hint("name one with -d, or take every one with --all"));
     }
     let target = ConnectTarget::resolve(&options.connection, environment)?;
     Ok(PlannedItem { name: target.dbname, flags: options.connection.clone() })
 }
 
+/// An empty variable is as good as none, as it is to libpq.
+fn names_database(environment: &Environment) -> bool {
+    ["PGDATABASE", "PGSERVICE"].iter().any(|name| environment.get(name).is_some_and(|value| !value.is_empty()))
+}
+
 async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
     let mut flags = options.connection.clone();
-    if context.environment.get("PGDATABASE").is_none() && context.environment.get("PGSERVICE").is_none() {
+    if !names_database(&context.environment) {
         flags.database = Some("postgres".to_owned());
     }
     let target = ConnectTarget::resolve(&flags, &context.environment)?;

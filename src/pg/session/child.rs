@@ -72,7 +72,8 @@ fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<File>> {
         lines.push_str(&passfile::line("localhost", endpoint.port, &endpoint.user, password)?);
     }
     let doing = || format!("write a password file in {scratch:?}");
-    let mut file = tempfile::tempfile_in(scratch).doing(Kind::Unexpected, doing)?;
+    let made = tempfile::tempfile_in(scratch).doing(Kind::Unexpected, doing);
+    let mut file = made.map_err(|error| error.hint("name a directory that this user may write to in TMPDIR"))?;
     // Before there is anything in it: without a name it was made with whatever the umask let pass.
     fchmod(&file, Mode::RUSR | Mode::WUSR).doing(Kind::Unexpected, doing)?;
     file.write_all(lines.as_bytes()).doing(Kind::Unexpected, doing)?;
