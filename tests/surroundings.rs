@@ -107,3 +107,16 @@ fn only_missing_rights_leave_passwords_out() {
     let json = dump("limited").succeeds().json();
     assert_eq!(json["items"][0]["globals"], "without_passwords", "{json}");
 }
+
+#[test]
+fn a_server_without_a_name_is_called_by_its_address() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    cluster.create_database("shop");
+    let workspace = Workspace::new();
+    let dump = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).env_remove("PGHOST");
+    dump.env("PGHOSTADDR", "127.0.0.1").env("PGPASSWORD", Cluster::PASSWORD).run().succeeds();
+    let names = tree(&workspace.repository());
+    let name = names.iter().find(|name| name.ends_with(".manifest.json")).unwrap();
+    let text = std::fs::read_to_string(workspace.repository().join(name)).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["source"]["host"], "127.0.0.1", "{text}");
+}

@@ -16,9 +16,8 @@ Examples:
   pgkeep verify --deep latest --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
 
-Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect,
-4 a PostgreSQL tool failed, 5 storage failed, 6 verification failed, 7 locked,
-8 no such backup, 9 refused for safety, 10 some items failed, 11 not verified,
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect, 4 a PostgreSQL tool failed, 5 storage failed, \
+6 verification failed, 7 locked, 8 no such backup, 9 refused for safety, 10 some items failed, 11 not verified, \
 12 a program is missing, 13 a finding, 130/143 interrupted.";
 
 /// PostgreSQL backups that are proven to restore.

@@ -239,6 +239,11 @@ fn port(text: &str) -> Result<u16> {
     if text.is_empty() {
         return Ok(5432);
     }
+    if !text.trim_ascii().chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-')) {
+        // The text is not repeated: of postgresql://user:half/half@host the first half of the password stands here.
+        return Err(Error::usage("the port is not a number")
+            .hint("give port as digits only; in a URI write \"/\" in a password as %2F and \"@\" as %40"));
+    }
     match integer("port", text)?.try_into() {
         Ok(0) | Err(_) => Err(Error::usage(format!("port {text:?} is not between 1 and 65535"))
             .hint("PostgreSQL's usual port is 5432; SHOW port tells a server's own")),
