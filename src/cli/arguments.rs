@@ -75,12 +75,8 @@ pub enum Progress {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    Dump(DumpArgs),
-    #[command(subcommand)]
-    Restore(RestoreVerb),
-    Verify(VerifyArgs),
-    Report(ReportArgs),
-    Check(CheckArgs),
+    #[command(flatten)]
+    Work(Box<Work>),
     /// Print the script that lets a shell complete commands, flags and backup ids
     #[command(after_help = "Examples:\n  pgkeep completions bash\n  pgkeep completions zsh")]
     Completions {
@@ -90,6 +86,17 @@ pub enum Verb {
     /// Print the manual page (roff)
     #[command(after_help = "Examples:\n  pgkeep man")]
     Man,
+}
+
+/// The verbs that work on repositories and servers.
+#[derive(Debug, Subcommand)]
+pub enum Work {
+    Dump(DumpArgs),
+    #[command(subcommand)]
+    Restore(RestoreVerb),
+    Verify(VerifyArgs),
+    Report(ReportArgs),
+    Check(CheckArgs),
 }
 
 /// Where PostgreSQL is, as psql takes it; what is not given comes from the PG* variables, service files and ~/.pgpass.

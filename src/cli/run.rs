@@ -19,7 +19,7 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::ChronoUtc;
 
-use super::arguments::{Cli, Common, RestoreVerb, Verb};
+use super::arguments::{Cli, Common, RestoreVerb, Verb, Work};
 use super::output::{self, Told};
 use super::{progress, signals, usage, verbs};
 
@@ -82,17 +82,18 @@ fn start(cli: Cli) -> ExitCode {
     match cli.verb {
         Verb::Completions { shell } => finish_plain("print completions", completions(&shell)),
         Verb::Man => finish_plain("print the manual page", manual()),
-        verb => {
+        Verb::Work(work) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => {
-                    let code = runtime.block_on(command(cli.common, verb));
+                    let code = runtime.block_on(command(cli.common, *work));
                     // A blocking read of a store that hangs must not keep the process.
                     runtime.shutdown_background();
                     code
                 }
                 Err(error) => {
-                    let told = Told { command: name_of(&verb), started_at: SystemClock.now(), duration_seconds: 0.0 };
+                    let told =
+                        Told { command: name_of_work(&work), started_at: SystemClock.now(), duration_seconds: 0.0 };
                     let error = Error::new(Kind::Unexpected, "start the threads of pgkeep").because(error);
                     refuse(cli.common.json, &told, &error.hint("raise the limits of this process (ulimit -a)"))
                 }
@@ -112,33 +113,39 @@ fn finish_plain(action: &str, done: Result<()>) -> ExitCode {
 }
 
 /// One command, from its options to its exit code.
-async fn command(common: Common, verb: Verb) -> ExitCode {
+async fn command(common: Common, work: Work) -> ExitCode {
     let clock = SystemClock;
     let (started_at, stopwatch) = (clock.now(), Instant::now());
-    let mut screen = Screen { json: common.json, quiet: common.quiet, command: name_of(&verb), started_at, stopwatch };
+    let mut screen =
+        Screen { json: common.json, quiet: common.quiet, command: name_of_work(&work), started_at, stopwatch };
     let context = match context(&common, screen.shows_progress()) {
         Ok(context) => context,
         Err(error) => return screen.fail(&error),
     };
-    match verb {
-        Verb::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
-        Verb::Restore(verb) => verbs::restore(&mut screen, &context, &common, verb).await,
-        Verb::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
-        Verb::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
-        Verb::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
-        _ => unreachable!(),
+    match work {
+        Work::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
+        Work::Restore(verb) => verbs::restore(&mut screen, &context, &common, verb).await,
+        Work::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
+        Work::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
+        Work::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
     }
 }
 
 fn name_of(verb: &Verb) -> &'static str {
     match verb {
-        Verb::Dump(_) => "dump",
-        Verb::Restore(RestoreVerb::Dump(_)) => "restore dump",
-        Verb::Verify(_) => "verify",
-        Verb::Report(_) => "report",
-        Verb::Check(_) => "check",
+        Verb::Work(work) => name_of_work(work),
         Verb::Completions { .. } => "completions",
         Verb::Man => "man",
+    }
+}
+
+fn name_of_work(work: &Work) -> &'static str {
+    match work {
+        Work::Dump(_) => "dump",
+        Work::Restore(RestoreVerb::Dump(_)) => "restore dump",
+        Work::Verify(_) => "verify",
+        Work::Report(_) => "report",
+        Work::Check(_) => "check",
     }
 }
 
