@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::ChildStderr;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::error::{Doing, Error, Kind, Result};
@@ -38,12 +39,19 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
+    audience: Option<UnboundedSender<String>>,
 }
 
 impl Program {
     /// `environment` is the whole environment of the child; nothing is inherited.
     pub fn new(path: impl Into<PathBuf>, environment: BTreeMap<OsString, OsString>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), environment }
+        Self { path: path.into(), arguments: Vec::new(), environment, audience: None }
+    }
+
+    /// Sends every line of standard error to `audience` at once, besides keeping it within the bound.
+    pub fn heard_by(mut self, audience: UnboundedSender<String>) -> Self {
+        self.audience = Some(audience);
+        self
     }
 
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
@@ -82,6 +90,11 @@ impl Program {
         self.spawn(Stdio::null(), Stdio::null())
     }
 
+    /// Starts the program with an open file as its standard input and throws its standard output away.
+    pub fn spawn_reading(self, input: File) -> Result<Child> {
+        self.spawn(Stdio::from(input), Stdio::null())
+    }
+
     /// Runs the program to its end and returns its standard output, at most `limit_bytes` of it.
     pub async fn output(self, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
         self.output_unless(&Interrupt::default(), limit_bytes).await
@@ -105,13 +118,14 @@ impl Program {
             child.terminate().await;
             return Err(error);
         }
-        Ok((output, child.wait_unless(interrupt).await?))
+        Ok((output, child.wait_unless(interrupt.stopped()).await?))
     }
 
     /// The death signal follows the *thread* that spawns, so this is called from tasks of the runtime, whose threads
     /// live as long as the process, and never from a blocking thread.
-    fn spawn(self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
+    fn spawn(mut self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
         let name = self.name();
+        let audience = self.audience.take();
         let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(&self.environment);
         command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
@@ -124,7 +138,7 @@ impl Program {
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
         let said = Arc::new(Mutex::new(Said::default()));
-        let listener = inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said))));
+        let listener = inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience)));
         Ok(Child { name, inner, said, listener })
     }
 }
@@ -132,13 +146,15 @@ impl Program {
 /// Asks the kernel to send the child SIGTERM when its parent dies: the PostgreSQL tools then cancel their queries.
 #[allow(unsafe_code)]
 fn end_with_parent(command: &mut tokio::process::Command) {
+    let parent = rustix::process::getpid();
     // SAFETY: between fork and exec only prctl and getppid are called, which are plain system calls: no allocation,
     // no lock, no memory shared with the parent is touched.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-            // The parent may have died before the request: then init is the parent already.
-            if rustix::process::getppid() == Some(Pid::INIT) {
+            // The parent may have died before the request: then another process is the parent already. Which one is not
+            // to be guessed: in a container we may be process 1 ourselves.
+            if rustix::process::getppid() != Some(parent) {
                 return Err(std::io::Error::other("the parent process is gone"));
             }
             Ok(())
@@ -146,7 +162,7 @@ fn end_with_parent(command: &mut tokio::process::Command) {
     }
 }
 
-/// A running program. Dropped before its end, it is killed.
+/// A running program. Dropped before its end, it is killed with its process group.
 #[derive(Debug)]
 pub struct Child {
     name: String,
@@ -155,20 +171,37 @@ pub struct Child {
     listener: Option<JoinHandle<()>>,
 }
 
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Only one that was not waited for has an id. A wrapper script must not leave the program behind that it runs.
+        if let Some(group) = self.group() {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
 impl Child {
+    fn group(&self) -> Option<Pid> {
+        self.inner.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+    }
+
     /// Waits for the end of the program and of its standard error.
     pub async fn wait(mut self) -> Result<Exit> {
         let status = self.inner.wait().await.doing(Kind::Unexpected, || format!("wait for {}", self.name))?;
         Ok(Exit { program: self.name.clone(), status, stderr: self.collected().await })
     }
 
-    /// As [`Child::wait`], but terminates the program when a stop is asked for.
-    pub async fn wait_unless(mut self, interrupt: &Interrupt) -> Result<Exit> {
-        let waiting = async { self.inner.wait().await.doing(Kind::Unexpected, || format!("wait for {}", self.name)) };
-        match interrupt.guard(waiting).await {
-            // It has ended already: this only collects what is left.
-            Ok(_) => self.wait().await,
-            Err(error) => {
+    /// Waits for the end of the program, or ends it when `stop` comes first.
+    pub async fn wait_unless(mut self, stop: impl Future<Output = Error>) -> Result<Exit> {
+        let stopped = tokio::select! {
+            biased;
+            error = stop => Some(error),
+            // Its status is kept for `wait`.
+            _ = self.inner.wait() => None,
+        };
+        match stopped {
+            None => self.wait().await,
+            Some(error) => {
                 self.terminate().await;
                 Err(error)
             }
@@ -177,7 +210,7 @@ impl Child {
 
     /// Ends the program: SIGTERM to its process group, SIGKILL if that takes too long.
     pub async fn terminate(mut self) -> Vec<String> {
-        if let Some(group) = self.inner.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+        if let Some(group) = self.group() {
             // A group that is gone already is what was wanted.
             let _ = rustix::process::kill_process_group(group, Signal::TERM);
             if tokio::time::timeout(PATIENCE, self.inner.wait()).await.is_err() {
@@ -273,7 +306,7 @@ impl Exit {
     }
 }
 
-async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>) {
+async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<UnboundedSender<String>>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -284,10 +317,15 @@ async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>) {
             Ok(_) => {}
         }
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        if !text.is_empty() {
-            tracing::debug!(target: "pgkeep::child", "{text}");
-            lock(&said).add(text);
+        if text.is_empty() {
+            continue;
         }
+        tracing::debug!(target: "pgkeep::child", "{text}");
+        if let Some(audience) = &audience {
+            // Nobody may be listening any more.
+            let _ = audience.send(text.clone());
+        }
+        lock(&said).add(text);
     }
 }
 
@@ -339,6 +377,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_listener_hears_every_line_and_a_stop_ends_the_program() {
+        let mut input = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut input, b"one\ntwo\n").unwrap();
+        std::io::Seek::rewind(&mut input).unwrap();
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        // The file has no name, and can be opened by the one of standard input all the same.
+        let child = shell("cat /dev/stdin >&2; sleep 1000").heard_by(sender).spawn_reading(input).unwrap();
+        let stop = async {
+            let heard = [lines.recv().await.unwrap(), lines.recv().await.unwrap()];
+            Error::new(Kind::Interrupted, heard.join(" "))
+        };
+        let error = child.wait_unless(stop).await.unwrap_err();
+        assert_eq!(error.to_string(), "one two");
+        let exit = shell("exit 3").spawn_quiet().unwrap().wait_unless(std::future::pending()).await.unwrap();
+        assert_eq!(exit.status.code(), Some(3));
+    }
+
+    #[tokio::test]
     async fn the_words_are_kept_although_a_grandchild_holds_the_pipe() {
         let script = "sleep 1000 & echo $! 1>&2; echo trouble >&2; exit 3";
         let exit = shell(script).spawn_quiet().unwrap().wait().await.unwrap();
@@ -355,7 +411,7 @@ mod tests {
         // It is ready to be stopped before it is.
         std::io::Read::read_exact(&mut stdout, &mut [0; 6]).unwrap();
         interrupt.request(Kind::Terminated);
-        let error = child.wait_unless(&interrupt).await.unwrap_err();
+        let error = child.wait_unless(interrupt.stopped()).await.unwrap_err();
         assert_eq!(error.kind, Kind::Terminated);
         let mut rest = Vec::new();
         std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
@@ -389,6 +445,16 @@ mod tests {
         std::io::Read::read_exact(&mut stdout, &mut line).unwrap();
         child.terminate().await;
         // The sleeper holds the writing end of the pipe for 1,000 seconds unless it is gone.
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
+    }
+
+    #[tokio::test]
+    async fn dropping_ends_the_whole_group() {
+        let (child, mut stdout) = shell("sleep 1000 & echo started; wait").spawn_piped().unwrap();
+        let mut line = [0; 1];
+        std::io::Read::read_exact(&mut stdout, &mut line).unwrap();
+        drop(child);
         let mut rest = Vec::new();
         std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
     }

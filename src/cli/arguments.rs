@@ -280,6 +280,10 @@ pub struct VerifyArgs {
 }
 
 /// Say what is stored, and whether it can be trusted
+///
+/// Without a view: for each database the newest good backup, what proves it, the last attempt, and at the end what is
+/// wrong. Ages are those of the data: they count from the start of a backup. Ends with exit code 13 if a database is not
+/// protected (no good backup, a damaged one, the last dump failed); warnings alone end with 0.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -330,6 +334,11 @@ pub enum ReportView {
 }
 
 /// Find what would make a backup fail, with the fix
+///
+/// Looks at the client programs, the connection, the rights of the role relation by relation, and the repository, where
+/// it stores a small object, reads it and removes it again. It creates no repository. Without a database only programs
+/// and repository are checked, without --repo only programs and PostgreSQL. Ends with exit code 13 if a dump would fail;
+/// warnings alone end with 0.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

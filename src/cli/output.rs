@@ -67,14 +67,24 @@ pub fn print(text: &str) {
 /// or forge a line.
 pub fn complain(command: &str, error: &Error) {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "pgkeep: failed to {command}: {}", harmless(&error.to_string()));
+    let what = match error.kind {
+        // The command did what it was asked to, and saw something.
+        Kind::Finding => format!("{command} has a finding"),
+        _ => format!("failed to {command}"),
+    };
+    let _ = writeln!(stderr, "pgkeep: {what}: {}", harmless(&error.to_string()));
     if let Some(hint) = error.next_step() {
         let _ = writeln!(stderr, "hint: {}", harmless(hint));
     }
 }
 
 pub fn warn(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "warning: {}", harmless(text));
+    say(&format!("warning: {}", harmless(text)));
+}
+
+/// A line on standard error. That nobody can read it (a full disk, a reader that went away) stops no backup.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// The text with control characters written out.

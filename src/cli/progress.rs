@@ -1,6 +1,5 @@
 //! Progress on standard error: a bar on a terminal, a line now and then elsewhere.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -119,8 +118,7 @@ impl Task for LineTask {
         let Ok(mut written) = self.written.try_lock() else { return };
         if written.elapsed() >= LINE_EVERY {
             *written = Instant::now();
-            // Whoever read this may be gone (`2>&1 | head`), or the log's disk full: that does not end a backup.
-            let _ = writeln!(std::io::stderr(), "{}", self.line(done));
+            super::output::say(&self.line(done));
         }
     }
 

@@ -36,8 +36,7 @@ pub fn main() -> ExitCode {
     };
     let exit = std::panic::catch_unwind(|| start(cli));
     exit.unwrap_or_else(|_| {
-        let hint = "hint: this is a defect of pgkeep; nothing counts as stored that was not reported as stored";
-        let _ = writeln!(std::io::stderr(), "{hint}");
+        output::say("hint: this is a defect of pgkeep; nothing counts as stored that was not reported as stored");
         ExitCode::from(Kind::Unexpected.exit_code())
     })
 }
@@ -124,6 +123,7 @@ async fn command(common: Common, verb: Verb) -> ExitCode {
     };
     match verb {
         Verb::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
+        Verb::Restore(verb) => verbs::restore(&mut screen, &context, &common, verb).await,
         Verb::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
         Verb::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
         Verb::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
@@ -169,6 +169,8 @@ fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
         .with_writer(writer)
+        // It would say so with `eprintln!`, which panics where standard error is full or its reader is gone.
+        .log_internal_errors(false)
         .with_timer(ChronoUtc::new("%Y-%m-%dT%H:%M:%SZ".to_owned()))
         .with_ansi(false)
         .with_target(false)
@@ -237,7 +239,7 @@ impl Screen {
     /// Prints something before the work begins, such as the target of a restore.
     pub fn announce(&self, text: &str) {
         if !self.quiet && !self.json {
-            let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+            output::say(text.trim_end());
         }
     }
 }

@@ -2,23 +2,23 @@
 
 use pgkeep::error::Kind;
 use pgkeep::interrupt::Interrupt;
-use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Turns SIGINT, SIGTERM and SIGHUP into a request to stop.
 pub fn listen(interrupt: Interrupt) -> std::io::Result<()> {
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;
-    let mut hup = signal(SignalKind::hangup())?;
+    // A handler of ours would undo what `nohup` is for.
+    let mut hup = if is_ignored(SignalKind::hangup()) { None } else { Some(signal(SignalKind::hangup())?) };
     // Once asked for, it stays caught, and a limit on the size of files is a failed write ("File too large") instead of
     // a death without a word.
-    let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
+    let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     tokio::spawn(async move {
         loop {
             let kind = tokio::select! {
                 _ = int.recv() => Kind::Interrupted,
                 _ = term.recv() => Kind::Terminated,
-                _ = hup.recv() => Kind::Terminated,
+                () = received(&mut hup) => Kind::Terminated,
             };
             if interrupt.is_requested() {
                 // Nothing counts before its manifest is written, so stopping here loses nothing either.
@@ -28,4 +28,18 @@ pub fn listen(interrupt: Interrupt) -> std::io::Result<()> {
         }
     });
     Ok(())
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with the signal ignored; not, where the kernel does not say.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal.as_raw_value() - 1) & 1 == 1)
 }

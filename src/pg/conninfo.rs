@@ -104,7 +104,8 @@ pub struct ConnectTarget {
     pub application_name: Option<String>,
     pub attributes: SessionAttributes,
     pub order: HostOrder,
-    /// For one address, from the first packet to the finished login; `None` waits as long as the system does.
+    /// For one address, from the first packet to the finished login; `None` (asked for as 0) waits as long as the
+    /// system does.
     pub connect_timeout: Option<Duration>,
     pub keepalive: Keepalive,
     pub tls: TlsSettings,
@@ -320,9 +321,14 @@ fn channel_binding(settings: &Settings) -> Result<ChannelBinding> {
     settings.get("channel_binding").map_or(Ok(Prefer), |word| choice("channel_binding", word, &words))
 }
 
+/// Where libpq waits for ever. A server that accepts and is silent would hold the lock of a nightly run until somebody
+/// looks, and every later night would only find it locked. A server ends a login itself after this long
+/// (authentication_timeout), so nobody who would have been let in is turned away.
+const DEFAULT_CONNECT_SECONDS: i32 = 60;
+
 /// libpq up to 16 raises one second to two, and so do we: a login with SCRAM over a slow line takes that long.
 fn connect_timeout(settings: &Settings) -> Result<Option<Duration>> {
-    let seconds = optional_integer(settings, "connect_timeout")?.unwrap_or(0);
+    let seconds = optional_integer(settings, "connect_timeout")?.unwrap_or(DEFAULT_CONNECT_SECONDS);
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.max(2))))
 }
 

@@ -73,7 +73,7 @@ impl Lineage {
         match repository.storage().create(&key, document::to_json(self)?).await {
             Ok(()) => Ok(()),
             Err(error) if error.fault == Fault::Exists => Ok(()),
-            Err(error) => Err(error).doing(Kind::Storage, || format!("store lineage {system_identifier}")),
+            Err(error) => Err(Error::from(error)).doing(Kind::Storage, || format!("store lineage {system_identifier}")),
         }
     }
 

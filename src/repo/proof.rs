@@ -9,7 +9,7 @@ use super::document::{self, FORMAT};
 use super::layout::{BackupId, Folder, Level, ProofName, StoredName, Verdict};
 use super::name::{InstanceName, Stamp};
 use super::repository::Repository;
-use crate::error::{Doing as _, Kind, Result};
+use crate::error::{Doing as _, Error, Kind, Result};
 use crate::storage::{Fault, ObjectMeta, Prefix};
 
 /// `proofs/<id>/<UTC>-<level>-<verdict>.json`, format 1.
@@ -46,7 +46,7 @@ impl Proof {
                 // Two hosts that verify in one second with one result; each proof is kept.
                 Err(error) if error.fault == Fault::Exists => name.at = name.at.next_second(),
                 Err(error) => {
-                    return Err(error).doing(Kind::Storage, || format!("store the proof of {}", self.id));
+                    return Err(Error::from(error)).doing(Kind::Storage, || format!("store the proof of {}", self.id));
                 }
             }
         }

@@ -157,7 +157,9 @@ async fn create_marker(storage: &dyn Storage, create_only: CreateOnly) -> Result
     match storage.create(&StoredName::Marker.key(), document::to_json(&marker)?).await {
         Ok(()) => Ok(()),
         Err(error) if error.fault == Fault::Exists => Ok(()),
-        Err(error) => Err(error).doing(Kind::Storage, || format!("create repository {}", storage.address())),
+        Err(error) => {
+            Err(Error::from(error)).doing(Kind::Storage, || format!("create repository {}", storage.address()))
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub struct StoredArchive {
 /// `pg_dump`, uncompressed, custom format, to its standard output.
 pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Result<Program> {
     let program = source.client("pg_dump")?.args(["--format=custom", "--compress=0"]);
+    // Else that of the role or the server's configuration, which may lack characters that the database has.
+    let program = program.arg(format!("--encoding={}", source.encoding()));
     // To PostgreSQL 0 means to wait for ever, and more than this is an error.
     let lock_wait_milliseconds = options.lock_wait.as_millis().clamp(1, i32::MAX as u128);
     let program = program.arg(format!("--lock-wait-timeout={lock_wait_milliseconds}"));
@@ -71,7 +73,7 @@ pub async fn store(
     let finished = async {
         // End of file is not success: a killed pg_dump closes its pipe, too. Its exit status decides, and then the
         // archive itself.
-        let exit = child.wait_unless(&context.interrupt).await?;
+        let exit = child.wait_unless(context.interrupt.stopped()).await?;
         let warnings = exit.check().map_err(|error| with_hint(error, source.database()))?;
         let archive = compressed.observer.finish().map_err(|error| with_words(error, &warnings))?;
         Ok::<_, Error>((archive, warnings))

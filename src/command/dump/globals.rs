@@ -38,7 +38,9 @@ pub async fn take(interrupt: &Interrupt, source: &Source, wanted: WantedGlobals)
             let included = GlobalsIncluded::WithPasswords;
             Ok(Globals { compressed: Some(compressed), included, reason: None, warning: None })
         }
-        Err(error) if error.to_string().contains("pg_authid") => {
+        // What pg_dumpall says does not tell: every complaint about roles, a timeout too, repeats a query that names
+        // pg_authid.
+        Err(_) if !source.may_read_passwords().await? => {
             let compressed = run(interrupt, source, Passwords::LeaveOut).await?;
             let reason = "the role may not read pg_authid".to_owned();
             Ok(Globals {
@@ -56,6 +58,9 @@ pub async fn take(interrupt: &Interrupt, source: &Source, wanted: WantedGlobals)
 
 pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
     let program = source.client("pg_dumpall")?.arg("--globals-only");
+    // What a restore reads is UTF-8, whatever the encoding of this database or of the role; SQL_ASCII has no conversion.
+    let encoding = if source.encoding() == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" };
+    let program = program.arg(format!("--encoding={encoding}"));
     let program = program.arg(format!("--database={}", source.dbname_argument()));
     Ok(match passwords {
         Passwords::Include => program,

@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::read_archive;
+use crate::repo::archive::{expect, fingerprint, object_key, read_archive};
 use crate::repo::{
     BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
     InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus,
@@ -277,9 +277,15 @@ impl Dumper<'_> {
     /// Refuses a cluster that is not this instance's. Returns the lineage if it is a new one, and the warning that says
     /// so.
     async fn judge_lineage(&self, source: &source::Source) -> Result<(Option<Lineage>, Option<String>)> {
-        // A role that may not read the identifier can still dump; its backups tell no lineage.
-        let Some(seen) = source.system_identifier() else { return Ok((None, None)) };
         let instance = &self.options.instance;
+        // A role that may not read the identifier can still dump; its backups tell no lineage.
+        let Some(seen) = source.system_identifier() else {
+            let warning = format!(
+                "the role may not execute pg_control_system(), so nothing tells whether this is the cluster that \
+                 instance {instance} holds"
+            );
+            return Ok((None, Some(warning)));
+        };
         let known = Lineage::all(self.repository, instance).await?;
         let lineage = Lineage {
             format: Lineage::FORMAT,
@@ -403,12 +409,20 @@ impl Dumper<'_> {
         Ok(manifest)
     }
 
-    /// Reads the stored archive as a restore would.
+    /// Reads the stored archive as a restore would, and every object beside it.
     async fn read_back(&self, stem: &DumpStem, manifest: &DumpManifest) -> Result<()> {
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.compression.threads;
-        let read = read_archive(self.repository, stem, manifest, std::io::sink(), threads, task);
-        self.context.interrupt.guard(read).await.map(drop)
+        let read = async {
+            read_archive(self.repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
+                let key = object_key(&manifest.instance, stem, object.role);
+                let reader = self.repository.storage().read(&key, None).await?;
+                expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, &*task).await?)?;
+            }
+            Ok(())
+        };
+        self.context.interrupt.guard(read).await
     }
 }
 

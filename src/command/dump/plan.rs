@@ -34,9 +34,20 @@ pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
     };
     let warnings = match &options.databases {
         Databases::Named(names) if names.iter().any(|typed| holds_password(typed)) => vec![PASSWORD.to_owned()],
-        _ => Vec::new(),
+        Databases::Named(_) => Vec::new(),
+        Databases::All => items.iter().filter_map(unspeakable).collect(),
     };
     Ok(Plan { items, warnings })
+}
+
+/// Its item fails for its own reason, which does not say the cause.
+fn unspeakable(item: &PlannedItem) -> Option<String> {
+    item.name.contains(char::REPLACEMENT_CHARACTER).then(|| {
+        format!(
+            "the name of database {:?} is not UTF-8, so it cannot be asked for: rename it from a database of its encoding",
+            item.name
+        )
+    })
 }
 
 fn named(context: &Context, options: &Options, typed: &str) -> Result<PlannedItem> {
@@ -80,16 +91,13 @@ async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
     let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
     let session = Session::connect(&target, &session_options).await;
     let session = session.doing(Kind::Connect, || "list the databases, stage connect")?;
-    // A database that a failed CREATE DATABASE left behind (limit -2) is listed: its failure is news.
-    let query = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
-                  WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1";
-    let rows = session.client().query(query, &[]).await.doing(Kind::Connect, || "list the databases, stage connect")?;
+    let names = crate::pg::database::names(session.client()).await?;
     session.close().await;
     let item = |name: String| PlannedItem {
         flags: ConnectionFlags { database: Some(name.clone()), ..options.connection.clone() },
         name,
     };
-    let items: Vec<PlannedItem> = rows.iter().map(|row| item(row.get(0))).collect();
+    let items: Vec<PlannedItem> = names.into_iter().map(item).collect();
     if items.is_empty() {
         return Err(Error::new(Kind::NotVerified, "the server has no database but postgres and the templates")
             .hint("to dump postgres itself, name it: -d postgres"));

@@ -51,6 +51,18 @@ impl Source {
         self.session.server_version_num()
     }
 
+    /// The encoding of the database, by PostgreSQL's name.
+    pub fn encoding(&self) -> &str {
+        self.session.encoding()
+    }
+
+    /// Whether the role may read password hashes.
+    pub async fn may_read_passwords(&self) -> Result<bool> {
+        let query = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
+        let row = self.session.client().query_one(query, &[]).await;
+        Ok(row.doing(Kind::Tool, || "ask for the rights on pg_authid")?.get(0))
+    }
+
     pub fn system_identifier(&self) -> Option<SystemIdentifier> {
         self.session.system_identifier().map(SystemIdentifier)
     }

@@ -112,6 +112,8 @@ fn numbers() {
     assert_eq!(target.keepalive.count, None);
     assert_eq!(target.keepalive.user_timeout, Some(Duration::from_millis(1500)));
     assert_eq!(resolve("connect_timeout=-1", &[]).connect_timeout, None);
+    assert_eq!(resolve("connect_timeout=0", &[]).connect_timeout, None);
+    assert_eq!(resolve("", &[]).connect_timeout, Some(Duration::from_secs(60)));
 }
 
 #[test]
