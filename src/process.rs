@@ -10,6 +10,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -25,6 +26,8 @@ use crate::interrupt::Interrupt;
 const KEPT_LINES: usize = 200;
 /// Bytes of one line that are kept.
 const KEPT_LINE_BYTES: usize = 4096;
+/// Characters of one line that an error repeats.
+const SHOWN_LINE_CHARACTERS: usize = 1000;
 /// How long a child may take to end after SIGTERM before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A pipe of the size that an unprivileged process may ask for: fewer switches between the two ends.
@@ -36,18 +39,18 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
-    listener: Option<UnboundedSender<String>>,
+    audience: Option<UnboundedSender<String>>,
 }
 
 impl Program {
     /// `environment` is the whole environment of the child; nothing is inherited.
     pub fn new(path: impl Into<PathBuf>, environment: BTreeMap<OsString, OsString>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), environment, listener: None }
+        Self { path: path.into(), arguments: Vec::new(), environment, audience: None }
     }
 
-    /// Sends every line of standard error to `listener` at once, besides keeping it within the bound.
-    pub fn heard_by(mut self, listener: UnboundedSender<String>) -> Self {
-        self.listener = Some(listener);
+    /// Sends every line of standard error to `audience` at once, besides keeping it within the bound.
+    pub fn heard_by(mut self, audience: UnboundedSender<String>) -> Self {
+        self.audience = Some(audience);
         self
     }
 
@@ -122,7 +125,7 @@ impl Program {
     /// live as long as the process, and never from a blocking thread.
     fn spawn(mut self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
         let name = self.name();
-        let listener = self.listener.take();
+        let audience = self.audience.take();
         let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(&self.environment);
         command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
@@ -134,8 +137,9 @@ impl Program {
                 .hint("install the PostgreSQL client programs, or name their directory with --bin-dir"),
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
-        let stderr = inner.stderr.take().map(|stderr| tokio::spawn(collect(stderr, listener)));
-        Ok(Child { name, inner, stderr })
+        let said = Arc::new(Mutex::new(Said::default()));
+        let listener = inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience)));
+        Ok(Child { name, inner, said, listener })
     }
 }
 
@@ -163,7 +167,8 @@ fn end_with_parent(command: &mut tokio::process::Command) {
 pub struct Child {
     name: String,
     inner: tokio::process::Child,
-    stderr: Option<JoinHandle<Vec<String>>>,
+    said: Arc<Mutex<Said>>,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Drop for Child {
@@ -217,18 +222,42 @@ impl Child {
     }
 
     async fn collected(&mut self) -> Vec<String> {
-        match self.stderr.take() {
-            // A grandchild may hold the pipe open: what was said until then is enough.
-            Some(mut task) => match tokio::time::timeout(PATIENCE, &mut task).await {
-                Ok(lines) => lines.unwrap_or_default(),
-                Err(_) => {
-                    task.abort();
-                    Vec::new()
-                }
-            },
-            None => Vec::new(),
+        if let Some(mut listener) = self.listener.take()
+            && tokio::time::timeout(PATIENCE, &mut listener).await.is_err()
+        {
+            // A grandchild holds the pipe open: what was said until then is enough.
+            listener.abort();
         }
+        std::mem::take(&mut *lock(&self.said)).lines()
     }
+}
+
+/// What a program has said so far.
+#[derive(Debug, Default)]
+struct Said {
+    kept: Vec<String>,
+    left_out: usize,
+}
+
+impl Said {
+    fn add(&mut self, line: String) {
+        if self.kept.len() == KEPT_LINES {
+            self.kept.remove(KEPT_LINES / 2);
+            self.left_out += 1;
+        }
+        self.kept.push(line);
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        if self.left_out > 0 {
+            self.kept.insert(KEPT_LINES / 2, format!("({} more lines left out here)", self.left_out));
+        }
+        self.kept
+    }
+}
+
+fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
+    said.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How a program ended.
@@ -254,10 +283,14 @@ impl Exit {
         }
     }
 
-    /// The program's own words: its last lines, joined.
+    /// The program's own words: its last lines, joined, none of them without end.
     pub fn words(&self) -> String {
         let tail = self.stderr.len().saturating_sub(12);
-        self.stderr[tail..].join("; ")
+        let cut = |line: &String| match line.char_indices().nth(SHOWN_LINE_CHARACTERS) {
+            Some((at, _)) => format!("{}…", &line[..at]),
+            None => line.clone(),
+        };
+        self.stderr[tail..].iter().map(cut).collect::<Vec<_>>().join("; ")
     }
 
     /// `Ok` if the program ended with 0, else an error in its own words.
@@ -273,16 +306,14 @@ impl Exit {
     }
 }
 
-async fn collect(stderr: ChildStderr, listener: Option<UnboundedSender<String>>) -> Vec<String> {
+async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<UnboundedSender<String>>) {
     let mut reader = BufReader::new(stderr);
-    let mut lines = Vec::new();
-    let mut left_out = 0usize;
     let mut line = Vec::new();
     loop {
         line.clear();
         // A line without an end is taken in pieces, so that a child cannot fill our memory.
         match (&mut reader).take(KEPT_LINE_BYTES as u64).read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => break,
+            Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -290,20 +321,12 @@ async fn collect(stderr: ChildStderr, listener: Option<UnboundedSender<String>>)
             continue;
         }
         tracing::debug!(target: "pgkeep::child", "{text}");
-        if let Some(listener) = &listener {
+        if let Some(audience) = &audience {
             // Nobody may be listening any more.
-            let _ = listener.send(text.clone());
+            let _ = audience.send(text.clone());
         }
-        if lines.len() == KEPT_LINES {
-            lines.remove(KEPT_LINES / 2);
-            left_out += 1;
-        }
-        lines.push(text);
+        lock(&said).add(text);
     }
-    if left_out > 0 {
-        lines.insert(KEPT_LINES / 2, format!("({left_out} more lines left out here)"));
-    }
-    lines
 }
 
 /// `word` as a shell would have to be given it.
@@ -369,6 +392,37 @@ mod tests {
         assert_eq!(error.to_string(), "one two");
         let exit = shell("exit 3").spawn_quiet().unwrap().wait_unless(std::future::pending()).await.unwrap();
         assert_eq!(exit.status.code(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn the_words_are_kept_although_a_grandchild_holds_the_pipe() {
+        let script = "sleep 1000 & echo $! 1>&2; echo trouble >&2; exit 3";
+        let exit = shell(script).spawn_quiet().unwrap().wait().await.unwrap();
+        let sleeper: i32 = exit.stderr[0].parse().unwrap();
+        rustix::process::kill_process(Pid::from_raw(sleeper).unwrap(), Signal::KILL).unwrap();
+        assert_eq!(exit.stderr[1..], ["trouble"]);
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_a_program_in_good_order() {
+        let interrupt = Interrupt::default();
+        let script = "trap 'echo cancelled >&2; exit 1' TERM; echo ready; while :; do sleep 0.01; done";
+        let (child, mut stdout) = shell(script).spawn_piped().unwrap();
+        // It is ready to be stopped before it is.
+        std::io::Read::read_exact(&mut stdout, &mut [0; 6]).unwrap();
+        interrupt.request(Kind::Terminated);
+        let error = child.wait_unless(interrupt.stopped()).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Terminated);
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_error_repeats_no_line_without_end() {
+        let exit =
+            shell("head -c 100000 /dev/zero | tr '\\0' x >&2; exit 1").spawn_quiet().unwrap().wait().await.unwrap();
+        let length = exit.check().unwrap_err().to_string().len();
+        assert!((1000..13_000).contains(&length), "{length}");
     }
 
     #[tokio::test]

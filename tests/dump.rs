@@ -516,6 +516,8 @@ fn a_locked_table_is_waited_for_and_then_named() {
     assert!(outcome.stderr.contains("LOCK TABLE public.orders_of_2026"), "{}", outcome.transcript());
     let hint = outcome.stderr.split_once("hint: ").unwrap().1;
     assert!(hint.contains("--lock-wait") && !hint.contains("  "), "{hint}");
+    // No time at all is no time, and not for ever.
+    workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--lock-wait", "0"]).run().exits(4);
     // The query that is offered works when it is pasted.
     let query = &hint[hint.find("SELECT").unwrap()..hint.find("; or").unwrap()];
     assert!(cluster.sql("shop", query).contains("orders_of_2026"), "{query}");
@@ -574,6 +576,23 @@ fn two_histories_are_not_mixed() {
     let upgraded = workspace.pgkeep_on(&newer, ["dump", "-d", "shop", "--instance", "old"]).run().succeeds();
     assert!(upgraded.stderr.contains("from PostgreSQL 15 to 18"), "{}", upgraded.transcript());
     assert_eq!(tree(&workspace.repository().join("old/lineages")).len(), 2);
+}
+
+#[test]
+fn a_cluster_that_does_not_say_who_it_is() {
+    let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
+    shop(&cluster);
+    cluster.sql("shop", "CREATE ROLE backup LOGIN; GRANT pg_read_all_data TO backup");
+    cluster.sql("shop", "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC");
+    let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "-U", "backup"]).run().succeeds();
+    assert!(
+        outcome.stderr.contains("warning: shop: the role may not execute pg_control_system()"),
+        "{}",
+        outcome.stderr
+    );
+    let dump = only_dump(&workspace);
+    dump.holds(&cluster, &workspace);
+    assert_eq!(dump.manifest["systemIdentifier"], Value::Null);
 }
 
 #[test]

@@ -207,18 +207,32 @@ fn a_connection_that_is_cut() {
 }
 
 #[test]
+fn a_session_that_keeps_the_snapshot_and_ends_too() {
+    let world = World::new();
+    let held = world.hold_in_copy();
+    let dump = world.dump(&[]).spawn();
+    world.until_it_stands("^COPY");
+    let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgkeep'";
+    assert_eq!(world.cluster.sql("postgres", all), "t\nt");
+    let outcome = Outcome::wait_for(dump).exits(4);
+    world.failed(&outcome, "archive", "terminating connection due to administrator command");
+    drop(held);
+    world.recovers();
+}
+
+#[test]
 fn a_server_that_stops() {
     let world = World::new();
     let held = world.hold_in_copy();
     let dump = world.dump(&[]).spawn();
     world.until_it_stands("^COPY");
-    world
-        .cluster
-        .sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgkeep'");
+    signal("QUIT", world.cluster.server_pid());
     let outcome = Outcome::wait_for(dump).exits(4);
-    world.failed(&outcome, "archive", "terminating connection due to administrator command");
+    assert!(outcome.stderr.contains("stage archive: pg_dump ended with exit code 1: "), "{}", outcome.transcript());
+    within(Duration::from_secs(5), "children end", &mut || world.children().is_empty());
+    assert_eq!((world.files("dumps"), world.files("intents")), (vec![], vec![]));
+    assert_eq!(runs_of(&world.workspace, "main")[0]["status"], "FAILED");
     drop(held);
-    world.recovers();
 }
 
 #[test]

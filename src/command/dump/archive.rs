@@ -31,7 +31,9 @@ pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Resul
     let program = source.client("pg_dump")?.args(["--format=custom", "--compress=0"]);
     // Else that of the role or the server's configuration, which may lack characters that the database has.
     let program = program.arg(format!("--encoding={}", source.encoding()));
-    let program = program.arg(format!("--lock-wait-timeout={}", options.lock_wait.as_millis()));
+    // To PostgreSQL 0 means to wait for ever, and more than this is an error.
+    let lock_wait_milliseconds = options.lock_wait.as_millis().clamp(1, i32::MAX as u128);
+    let program = program.arg(format!("--lock-wait-timeout={lock_wait_milliseconds}"));
     Ok(program.arg(format!("--snapshot={}", snapshot.name)).arg(format!("--dbname={}", source.dbname_argument())))
 }
 

@@ -277,9 +277,15 @@ impl Dumper<'_> {
     /// Refuses a cluster that is not this instance's. Returns the lineage if it is a new one, and the warning that says
     /// so.
     async fn judge_lineage(&self, source: &source::Source) -> Result<(Option<Lineage>, Option<String>)> {
-        // A role that may not read the identifier can still dump; its backups tell no lineage.
-        let Some(seen) = source.system_identifier() else { return Ok((None, None)) };
         let instance = &self.options.instance;
+        // A role that may not read the identifier can still dump; its backups tell no lineage.
+        let Some(seen) = source.system_identifier() else {
+            let warning = format!(
+                "the role may not execute pg_control_system(), so nothing tells whether this is the cluster that \
+                 instance {instance} holds"
+            );
+            return Ok((None, Some(warning)));
+        };
         let known = Lineage::all(self.repository, instance).await?;
         let lineage = Lineage {
             format: Lineage::FORMAT,
