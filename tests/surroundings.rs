@@ -131,5 +131,7 @@ fn a_database_that_nothing_names_is_not_the_roles_own() {
         assert!(outcome.stderr.contains("no database is named"), "{}", outcome.transcript());
     }
     workspace.pgkeep_on(&cluster, ["dump"]).env("PGDATABASE", "").run().exits(2);
+    let check = workspace.pgkeep_on(&cluster, ["check", "-d", ""]).run().exits(13);
+    assert!(check.stdout.contains("no database is named"), "{}", check.transcript());
     workspace.pgkeep_on(&cluster, ["dump", "-d", ""]).env("PGDATABASE", "postgres").run().succeeds();
 }

@@ -160,7 +160,7 @@ pub struct DumpArgs {
     #[arg(long)]
     pub no_globals: bool,
 
-    /// Give up if a table stays locked by others this long
+    /// Give up if a table stays locked by others this long (0: never)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub lock_wait: Duration,
 

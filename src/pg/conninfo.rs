@@ -60,7 +60,7 @@ pub enum HostOrder {
 /// Whether anything named the database: psql takes the role's name where nothing does, which is no wish to have that
 /// database dumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DatabaseChoice {
+enum DatabaseChoice {
     Named,
     RoleName,
 }
@@ -106,7 +106,7 @@ pub struct ConnectTarget {
     pub hosts: Vec<HostTarget>,
     pub user: String,
     pub dbname: String,
-    pub database_choice: DatabaseChoice,
+    database_choice: DatabaseChoice,
     /// Options for the backend (`-c name=value`), as the user wrote them.
     pub options: Option<String>,
     /// As the user wants it; `None` is ours to choose.
@@ -162,6 +162,18 @@ impl ConnectTarget {
             database_choice,
             warnings,
         })
+    }
+}
+
+impl ConnectTarget {
+    /// This target, unless its database was named by nothing: an unset variable in `-d "$database"` must not end with a
+    /// backup of one that nobody wants.
+    pub fn of_named_database(self) -> Result<Self> {
+        match self.database_choice {
+            DatabaseChoice::Named => Ok(self),
+            DatabaseChoice::RoleName => Err(Error::usage("no database is named")
+                .hint("name one with -d (in a URI: postgresql://host/database), or take every one with --all")),
+        }
     }
 }
 

@@ -91,12 +91,17 @@ async fn database(
     flags: &ConnectionFlags,
     findings: &mut Vec<Finding>,
 ) -> Option<Reached> {
-    let (target, session) = match connect(context, options, flags).await {
+    let named = ConnectTarget::resolve(flags, &context.environment).and_then(ConnectTarget::of_named_database);
+    let connected = match named {
+        Ok(_) => connect(context, options, flags).await,
+        Err(error) => Err(error),
+    };
+    let (target, session) = match connected {
         Ok(connected) => connected,
         Err(error) => {
             let named = flags.database.as_deref().or(flags.dbname.as_deref()).unwrap_or("PostgreSQL");
             // What was typed may be a whole connection string, with a password in it.
-            let subject = if named.contains(['=', '/', ':']) { "PostgreSQL" } else { named };
+            let subject = if named.is_empty() || named.contains(['=', '/', ':']) { "PostgreSQL" } else { named };
             findings.push(Finding::of_error("postgres.connection", subject, &error));
             return None;
         }

@@ -6,7 +6,7 @@ use super::source::Source;
 use super::{Check, Context, Databases, Options, WantedGlobals};
 use crate::config::environment::Environment;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::conninfo::{ConnectTarget, ConnectionFlags, DatabaseChoice};
+use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
 use crate::pg::session::{Session, SessionOptions};
 use crate::storage::{Address, Fault, Missing};
 
@@ -57,13 +57,8 @@ fn named(context: &Context, options: &Options, typed: &str) -> Result<PlannedIte
 
 /// Resolved once here so that a mistyped keyword or service stops everything before anything is stored.
 fn item(context: &Context, flags: ConnectionFlags) -> Result<PlannedItem> {
-    let target = ConnectTarget::resolve(&flags, &context.environment)?;
-    match target.database_choice {
-        DatabaseChoice::Named => Ok(PlannedItem { name: target.dbname, flags }),
-        // An unset variable in `-d "$database"` must not end with a backup of nothing that anybody wants.
-        DatabaseChoice::RoleName => Err(Error::usage("no database is named")
-            .hint("name one with -d (in a URI: postgresql://host/database), or take every one with --all")),
-    }
+    let target = ConnectTarget::resolve(&flags, &context.environment)?.of_named_database()?;
+    Ok(PlannedItem { name: target.dbname, flags })
 }
 
 const PASSWORD: &str =
