@@ -30,6 +30,12 @@ impl Interrupt {
         self.token.cancelled().await;
     }
 
+    /// As [`Interrupt::requested`], with the error that says by what.
+    pub async fn stopped(&self) -> Error {
+        self.requested().await;
+        self.error()
+    }
+
     pub fn error(&self) -> Error {
         let kind = self.kind.get().copied().unwrap_or(Kind::Interrupted);
         let signal = if kind == Kind::Terminated { "SIGTERM" } else { "SIGINT" };

@@ -10,19 +10,24 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::ChildStderr;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::interrupt::Interrupt;
 
 /// Lines of standard error that are kept: the first and the last of them, since the cause is in one of the two.
 const KEPT_LINES: usize = 200;
 /// Bytes of one line that are kept.
 const KEPT_LINE_BYTES: usize = 4096;
+/// Characters of one line that an error repeats.
+const SHOWN_LINE_CHARACTERS: usize = 1000;
 /// How long a child may take to end after SIGTERM before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A pipe of the size that an unprivileged process may ask for: fewer switches between the two ends.
@@ -34,12 +39,19 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
+    audience: Option<UnboundedSender<String>>,
 }
 
 impl Program {
     /// `environment` is the whole environment of the child; nothing is inherited.
     pub fn new(path: impl Into<PathBuf>, environment: BTreeMap<OsString, OsString>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), environment }
+        Self { path: path.into(), arguments: Vec::new(), environment, audience: None }
+    }
+
+    /// Sends every line of standard error to `audience` at once, besides keeping it within the bound.
+    pub fn heard_by(mut self, audience: UnboundedSender<String>) -> Self {
+        self.audience = Some(audience);
+        self
     }
 
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
@@ -78,24 +90,42 @@ impl Program {
         self.spawn(Stdio::null(), Stdio::null())
     }
 
+    /// Starts the program with an open file as its standard input and throws its standard output away.
+    pub fn spawn_reading(self, input: File) -> Result<Child> {
+        self.spawn(Stdio::from(input), Stdio::null())
+    }
+
     /// Runs the program to its end and returns its standard output, at most `limit_bytes` of it.
     pub async fn output(self, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
+        self.output_unless(&Interrupt::default(), limit_bytes).await
+    }
+
+    /// As [`Program::output`], but terminates the program when a stop is asked for. Dropping the future instead would
+    /// kill it, and a PostgreSQL tool that is killed leaves its backend waiting for a lock.
+    pub async fn output_unless(self, interrupt: &Interrupt, limit_bytes: u64) -> Result<(Vec<u8>, Exit)> {
         let name = self.name();
         let (child, stdout) = self.spawn_piped()?;
         let mut stdout = tokio::fs::File::from_std(stdout).take(limit_bytes + 1);
         let mut output = Vec::new();
-        stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
-        if output.len() as u64 > limit_bytes {
+        let reading = async {
+            stdout.read_to_end(&mut output).await.doing(Kind::Tool, || format!("read the output of {name}"))?;
+            if output.len() as u64 > limit_bytes {
+                return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+            }
+            Ok(())
+        };
+        if let Err(error) = interrupt.guard(reading).await {
             child.terminate().await;
-            return Err(Error::new(Kind::Tool, format!("{name} wrote more than {limit_bytes} bytes")));
+            return Err(error);
         }
-        Ok((output, child.wait().await?))
+        Ok((output, child.wait_unless(interrupt.stopped()).await?))
     }
 
     /// The death signal follows the *thread* that spawns, so this is called from tasks of the runtime, whose threads
     /// live as long as the process, and never from a blocking thread.
-    fn spawn(self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
+    fn spawn(mut self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
         let name = self.name();
+        let audience = self.audience.take();
         let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(&self.environment);
         command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
@@ -107,8 +137,9 @@ impl Program {
                 .hint("install the PostgreSQL client programs, or name their directory with --bin-dir"),
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
-        let stderr = inner.stderr.take().map(|stderr| tokio::spawn(collect(stderr)));
-        Ok(Child { name, inner, stderr })
+        let said = Arc::new(Mutex::new(Said::default()));
+        let listener = inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience)));
+        Ok(Child { name, inner, said, listener })
     }
 }
 
@@ -136,7 +167,8 @@ fn end_with_parent(command: &mut tokio::process::Command) {
 pub struct Child {
     name: String,
     inner: tokio::process::Child,
-    stderr: Option<JoinHandle<Vec<String>>>,
+    said: Arc<Mutex<Said>>,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Drop for Child {
@@ -159,6 +191,23 @@ impl Child {
         Ok(Exit { program: self.name.clone(), status, stderr: self.collected().await })
     }
 
+    /// Waits for the end of the program, or ends it when `stop` comes first.
+    pub async fn wait_unless(mut self, stop: impl Future<Output = Error>) -> Result<Exit> {
+        let stopped = tokio::select! {
+            biased;
+            error = stop => Some(error),
+            // Its status is kept for `wait`.
+            _ = self.inner.wait() => None,
+        };
+        match stopped {
+            None => self.wait().await,
+            Some(error) => {
+                self.terminate().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Ends the program: SIGTERM to its process group, SIGKILL if that takes too long.
     pub async fn terminate(mut self) -> Vec<String> {
         if let Some(group) = self.group() {
@@ -173,18 +222,42 @@ impl Child {
     }
 
     async fn collected(&mut self) -> Vec<String> {
-        match self.stderr.take() {
-            // A grandchild may hold the pipe open: what was said until then is enough.
-            Some(mut task) => match tokio::time::timeout(PATIENCE, &mut task).await {
-                Ok(lines) => lines.unwrap_or_default(),
-                Err(_) => {
-                    task.abort();
-                    Vec::new()
-                }
-            },
-            None => Vec::new(),
+        if let Some(mut listener) = self.listener.take()
+            && tokio::time::timeout(PATIENCE, &mut listener).await.is_err()
+        {
+            // A grandchild holds the pipe open: what was said until then is enough.
+            listener.abort();
         }
+        std::mem::take(&mut *lock(&self.said)).lines()
     }
+}
+
+/// What a program has said so far.
+#[derive(Debug, Default)]
+struct Said {
+    kept: Vec<String>,
+    left_out: usize,
+}
+
+impl Said {
+    fn add(&mut self, line: String) {
+        if self.kept.len() == KEPT_LINES {
+            self.kept.remove(KEPT_LINES / 2);
+            self.left_out += 1;
+        }
+        self.kept.push(line);
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        if self.left_out > 0 {
+            self.kept.insert(KEPT_LINES / 2, format!("({} more lines left out here)", self.left_out));
+        }
+        self.kept
+    }
+}
+
+fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
+    said.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How a program ended.
@@ -210,10 +283,14 @@ impl Exit {
         }
     }
 
-    /// The program's own words: its last lines, joined.
+    /// The program's own words: its last lines, joined, none of them without end.
     pub fn words(&self) -> String {
         let tail = self.stderr.len().saturating_sub(12);
-        self.stderr[tail..].join("; ")
+        let cut = |line: &String| match line.char_indices().nth(SHOWN_LINE_CHARACTERS) {
+            Some((at, _)) => format!("{}…", &line[..at]),
+            None => line.clone(),
+        };
+        self.stderr[tail..].iter().map(cut).collect::<Vec<_>>().join("; ")
     }
 
     /// `Ok` if the program ended with 0, else an error in its own words.
@@ -229,16 +306,14 @@ impl Exit {
     }
 }
 
-async fn collect(stderr: ChildStderr) -> Vec<String> {
+async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<UnboundedSender<String>>) {
     let mut reader = BufReader::new(stderr);
-    let mut lines = Vec::new();
-    let mut left_out = 0usize;
     let mut line = Vec::new();
     loop {
         line.clear();
         // A line without an end is taken in pieces, so that a child cannot fill our memory.
         match (&mut reader).take(KEPT_LINE_BYTES as u64).read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => break,
+            Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -246,16 +321,12 @@ async fn collect(stderr: ChildStderr) -> Vec<String> {
             continue;
         }
         tracing::debug!(target: "pgkeep::child", "{text}");
-        if lines.len() == KEPT_LINES {
-            lines.remove(KEPT_LINES / 2);
-            left_out += 1;
+        if let Some(audience) = &audience {
+            // Nobody may be listening any more.
+            let _ = audience.send(text.clone());
         }
-        lines.push(text);
+        lock(&said).add(text);
     }
-    if left_out > 0 {
-        lines.insert(KEPT_LINES / 2, format!("({left_out} more lines left out here)"));
-    }
-    lines
 }
 
 /// `word` as a shell would have to be given it.
@@ -303,6 +374,55 @@ mod tests {
         assert_eq!(exit.stderr.last().unwrap(), "line 2999");
         assert!(exit.stderr.len() <= KEPT_LINES + 1);
         assert!(exit.stderr.iter().any(|line| line.contains("left out")));
+    }
+
+    #[tokio::test]
+    async fn a_listener_hears_every_line_and_a_stop_ends_the_program() {
+        let mut input = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut input, b"one\ntwo\n").unwrap();
+        std::io::Seek::rewind(&mut input).unwrap();
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        // The file has no name, and can be opened by the one of standard input all the same.
+        let child = shell("cat /dev/stdin >&2; sleep 1000").heard_by(sender).spawn_reading(input).unwrap();
+        let stop = async {
+            let heard = [lines.recv().await.unwrap(), lines.recv().await.unwrap()];
+            Error::new(Kind::Interrupted, heard.join(" "))
+        };
+        let error = child.wait_unless(stop).await.unwrap_err();
+        assert_eq!(error.to_string(), "one two");
+        let exit = shell("exit 3").spawn_quiet().unwrap().wait_unless(std::future::pending()).await.unwrap();
+        assert_eq!(exit.status.code(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn the_words_are_kept_although_a_grandchild_holds_the_pipe() {
+        let script = "sleep 1000 & echo $! 1>&2; echo trouble >&2; exit 3";
+        let exit = shell(script).spawn_quiet().unwrap().wait().await.unwrap();
+        let sleeper: i32 = exit.stderr[0].parse().unwrap();
+        rustix::process::kill_process(Pid::from_raw(sleeper).unwrap(), Signal::KILL).unwrap();
+        assert_eq!(exit.stderr[1..], ["trouble"]);
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_a_program_in_good_order() {
+        let interrupt = Interrupt::default();
+        let script = "trap 'echo cancelled >&2; exit 1' TERM; echo ready; while :; do sleep 0.01; done";
+        let (child, mut stdout) = shell(script).spawn_piped().unwrap();
+        // It is ready to be stopped before it is.
+        std::io::Read::read_exact(&mut stdout, &mut [0; 6]).unwrap();
+        interrupt.request(Kind::Terminated);
+        let error = child.wait_unless(interrupt.stopped()).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Terminated);
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut stdout, &mut rest).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_error_repeats_no_line_without_end() {
+        let exit =
+            shell("head -c 100000 /dev/zero | tr '\\0' x >&2; exit 1").spawn_quiet().unwrap().wait().await.unwrap();
+        let length = exit.check().unwrap_err().to_string().len();
+        assert!((1000..13_000).contains(&length), "{length}");
     }
 
     #[tokio::test]

@@ -5,7 +5,6 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::OnceLock;
 
 use common::pgkeep::tree;
 use common::stored::on_repository;
@@ -40,10 +39,10 @@ fn everything_in_order_says_so_and_leaves_nothing_behind() {
         "ok    tools.chosen  shop: PostgreSQL 15 is dumped with pg_dump ",
         "ok    postgres.connection  shop: as \"postgres\" at ",
         "over its socket: PostgreSQL 15.",
-        "ok    rights.relations  shop: all 1 tables and sequences can be read by postgres",
-        "ok    rights.large-objects  shop: all 1 large objects",
+        "ok    rights.relations  shop: 1 of 1 tables and sequences can be read by postgres",
+        "ok    rights.large-objects  shop: 1 of 1 large objects",
         "ok    rights.globals  shop: postgres may read pg_authid",
-        "ok    server.locks  shop: 1 tables",
+        "ok    server.locks  shop: a dump locks 1 tables",
         "ok    repository.open  ",
         "ok    repository.probe  ",
         "ok    repository.space  ",
@@ -122,34 +121,34 @@ fn a_server_that_does_not_let_us_in_is_a_finding_with_the_next_step() {
 }
 
 /// A database that belongs to others, and a role that may log in and nothing else.
-fn shared_server() -> &'static Cluster {
-    static SERVER: OnceLock<Cluster> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let cluster = Cluster::start(PgVersion::V15, Options::new());
-        cluster.sql("postgres", "CREATE ROLE \"back up\" LOGIN; CREATE ROLE owner");
-        cluster.create_database("erp");
-        cluster.sql(
-            "erp",
-            "CREATE SCHEMA \"hr; secret\"; CREATE TABLE \"hr; secret\".\"pay roll\" (id serial, who text);
-             CREATE TABLE open (id int); GRANT SELECT ON open TO \"back up\";
-             CREATE TABLE closed (id int);
-             CREATE TABLE guarded (id int, who name); ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
-             GRANT SELECT ON guarded TO \"back up\"; CREATE POLICY own ON guarded USING (who = current_user);
-             CREATE VIEW look AS SELECT * FROM closed;
-             SELECT lo_from_bytea(4711, 'x')",
-        );
-        cluster
-    })
-}
-
-fn as_backup(workspace: &Workspace, arguments: &[&str]) -> common::pgkeep::Pgkeep {
-    workspace.pgkeep_on(shared_server(), arguments).env("PGUSER", "back up")
+fn shared_server(version: PgVersion) -> Cluster {
+    let cluster = Cluster::plain(version);
+    cluster.sql("postgres", "CREATE ROLE \"back up\" LOGIN; CREATE ROLE owner");
+    cluster.create_database("erp");
+    cluster.sql(
+        "erp",
+        "CREATE SCHEMA \"hr; secret\"; CREATE TABLE \"hr; secret\".\"pay roll\" (id serial, who text);
+         CREATE TABLE open (id int); GRANT SELECT ON open TO \"back up\";
+         CREATE TABLE closed (id int);
+         CREATE TABLE guarded (id int, who name); ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+         GRANT SELECT ON guarded TO \"back up\"; CREATE POLICY own ON guarded USING (who = current_user);
+         CREATE VIEW look AS SELECT * FROM closed;
+         SELECT lo_from_bytea(4711, 'x')",
+    );
+    cluster
 }
 
 #[test]
 fn every_relation_that_would_stop_a_dump_is_named_and_the_fixes_are_fixes() {
+    for version in PgVersion::ALL {
+        the_fixes_are_fixes(&shared_server(version));
+    }
+}
+
+fn the_fixes_are_fixes(server: &Cluster) {
     let workspace = Workspace::new();
-    let document = as_backup(&workspace, &["check", "-d", "erp", "--json"]).run().exits(13).json();
+    let as_backup = |arguments: &[&str]| workspace.pgkeep_on(server, arguments).env("PGUSER", "back up");
+    let document = as_backup(&["check", "-d", "erp", "--json"]).run().exits(13).json();
     let subjects: Vec<&str> =
         of(&document, "rights.select").iter().map(|finding| finding["subject"].as_str().unwrap()).collect();
     assert_eq!(subjects, ["erp.hr; secret.pay roll", "erp.hr; secret.pay roll_id_seq", "erp.public.closed"]);
@@ -167,25 +166,25 @@ fn every_relation_that_would_stop_a_dump_is_named_and_the_fixes_are_fixes() {
     assert_eq!(severities(&document, "rights.large-objects"), ["fail"]);
     assert_eq!(severities(&document, "rights.globals"), ["warn"]);
     // It is true: a dump fails.
-    as_backup(&workspace, &["dump", "-d", "erp"]).run().exits(4);
+    as_backup(&["dump", "-d", "erp"]).run().exits(4);
 
     // Relation by relation, as on a server that has no pg_read_all_data.
     let items = document["items"].as_array().unwrap().iter();
     for finding in items.filter(|finding| finding["severity"] == "fail" && finding["id"] != "rights.relations") {
         let fix = finding["fix"].as_str().unwrap();
-        shared_server().sql("erp", fix.split(" and so for each").next().unwrap());
+        server.sql("erp", fix.split(" and so for each").next().unwrap());
     }
-    let document = as_backup(&workspace, &["check", "-d", "erp", "--json"]).run().succeeds().json();
+    let document = as_backup(&["check", "-d", "erp", "--json"]).run().succeeds().json();
     assert_eq!(severities(&document, "rights.relations"), ["ok"]);
     assert_eq!(severities(&document, "rights.large-objects"), ["ok"]);
-    let dumped = as_backup(&workspace, &["dump", "-d", "erp", "--json"]).run().succeeds().json();
+    let dumped = as_backup(&["dump", "-d", "erp", "--json"]).run().succeeds().json();
     assert_eq!(dumped["items"][0]["globals"], "without_passwords");
 
     let grant = of(&document, "rights.globals")[0]["fix"].as_str().unwrap();
-    shared_server().sql("erp", grant.split_once("in this database: ").unwrap().1);
-    let document = as_backup(&workspace, &["check", "-d", "erp", "--json"]).run().succeeds().json();
+    server.sql("erp", grant.split_once("in this database: ").unwrap().1);
+    let document = as_backup(&["check", "-d", "erp", "--json"]).run().succeeds().json();
     assert_eq!(severities(&document, "rights.globals"), ["ok"]);
-    let dumped = as_backup(&workspace, &["dump", "-d", "erp", "--json"]).run().succeeds().json();
+    let dumped = as_backup(&["dump", "-d", "erp", "--json"]).run().succeeds().json();
     assert_eq!(dumped["items"][0]["globals"], "with_passwords");
 }
 
@@ -203,6 +202,7 @@ fn many_tables_need_many_locks() {
         let document = workspace.pgkeep_on(&cluster, ["check", "-d", "postgres", "--json"]).run().json();
         (severities(&document, "server.locks"), of(&document, "server.locks")[0]["fix"].clone())
     };
+    workspace.pgkeep_on(&cluster, ["check", "--all"]).run().exits(13);
     create(0, 30);
     assert_eq!(look(), (vec!["ok".to_owned()], Value::Null));
     create(30, 70);
@@ -248,6 +248,11 @@ fn the_repository_of_this_host_must_be_the_one_it_was() {
     let finding = of(&document, "repository.open")[0];
     assert_eq!(finding["severity"], "fail");
     assert!(finding["fix"].as_str().unwrap().contains("unmounted"), "{finding}");
+    // Nothing at all is no place for a new repository either.
+    fs::remove_dir_all(workspace.repository()).unwrap();
+    let document = on_repository(&workspace, &["check", "--json"]).exits(13).json();
+    assert_eq!(severities(&document, "repository.open"), ["fail"]);
+    assert!(!workspace.repository().exists());
 }
 
 #[test]

@@ -555,6 +555,32 @@ async fn a_server_that_starts_up_is_passed_over_or_waited_for() {
     assert!((1..40).contains(&first_tried_dead), "{first_tried_dead} of 40");
 }
 
+/// A server that lets everybody in and then says nothing more, as one does whose disk hangs.
+async fn mute_server() -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut startup = [0; 4];
+        stream.read_exact(&mut startup).await.unwrap();
+        stream.read_exact(&mut vec![0; u32::from_be_bytes(startup) as usize - 4]).await.unwrap();
+        stream.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await.unwrap();
+        // Until the other side gives up.
+        drop(stream.read_to_end(&mut Vec::new()).await);
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_falls_silent_after_the_login_is_given_up() {
+    let port = mute_server().await.to_string();
+    let case = Case::new("mute").env("HOME", "/").env("PGSSLMODE", "disable").env("PGCONNECT_TIMEOUT", "2");
+    let target = resolve(&case.host("127.0.0.1").port(&port).user("u")).unwrap();
+    let connect = tokio::time::timeout(Duration::from_secs(60), Session::connect(&target, &ONCE));
+    let error = connect.await.expect("it is waited for without end").expect_err("a failure").to_string();
+    assert!(error.contains("prepare a session") && error.contains("no answer within 2 s"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_names_every_place_and_its_next_step_fits() {
     let server = cluster();

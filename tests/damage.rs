@@ -56,7 +56,7 @@ enum Damage {
 fn damages(size: usize, seed: u64) -> Vec<Damage> {
     let mut random = Seeded(seed);
     let mut flips = vec![0, size / 2, size - 1];
-    flips.extend((0..count(4, 400)).map(|_| random.below(size)));
+    flips.extend((0..count(4, 150)).map(|_| random.below(size)));
     let flips = flips.into_iter().enumerate().map(|(n, at)| Damage::FlipBit { at, bit: u8::try_from(n % 8).unwrap() });
     let mut all: Vec<Damage> = flips.collect();
     use Damage::{Append, CutHalf, CutOne, Delete, Empty, Older, Swap};
@@ -244,7 +244,7 @@ fn a_flipped_bit_in_a_manifest_hides_nothing() {
     let patient = Patient::new();
     let manifest = fs::read(patient.object(&patient.newer, MANIFEST)).unwrap();
     let mut random = Seeded(7);
-    for _ in 0..count(40, 4000) {
+    for _ in 0..count(40, 1500) {
         let damage = Damage::FlipBit { at: random.below(manifest.len()), bit: u8::try_from(random.below(8)).unwrap() };
         patient.with(MANIFEST, damage, |patient| {
             let (code, document) = patient.verify(&["--all"]);

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use common::cluster::{conninfo_value, identifier, literal};
-use common::dumps::{dumps_of, only_dump, runs_of, until};
+use common::dumps::{Holder, dumps_of, only_dump, runs_of, until};
 use common::pgkeep::tree;
 use common::shapes::{self, BREAKING_NAMES, NASTY_NAMES};
 use common::{Cluster, Outcome, PgVersion, Workspace};
@@ -29,12 +29,10 @@ fn names(values: &Value, key: &str) -> Vec<String> {
 
 /// How the database's name stands in file names, computed from the words of `ops/docs/format.md`.
 fn encoded(database: &str) -> String {
-    let keep = |c: char| c.is_alphabetic() || c.is_ascii_digit() || ".-_".contains(c);
-    let byte = |byte: &u8| format!("%{byte:02X}");
-    database
-        .chars()
-        .map(|c| if keep(c) { c.to_string() } else { c.to_string().as_bytes().iter().map(byte).collect() })
-        .collect()
+    let keep =
+        |(at, c): (usize, char)| c.is_alphabetic() || c.is_ascii_digit() || "-_".contains(c) || c == '.' && at > 0;
+    let percent = |c: char| c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    database.char_indices().map(|(at, c)| if keep((at, c)) { c.to_string() } else { percent(c) }).collect()
 }
 
 #[test]
@@ -179,6 +177,17 @@ fn all_databases_but_postgres_and_the_templates() {
     assert_eq!(stored.len(), dumped.len());
     for dump in &stored {
         dump.holds(&cluster, &workspace);
+        // Objects whose owner is not the database's bring their role along.
+        let details = dump.details();
+        for relation in details["relations"].as_array().unwrap() {
+            assert!(details["roles"].as_array().unwrap().contains(&relation["owner"]), "{}: {relation}", dump.id());
+        }
+        let owners: BTreeSet<String> = names(&details["relations"], "owner").into_iter().collect();
+        match dump.manifest["database"].as_str().unwrap() {
+            "apikey" => assert!(owners.contains("security_console"), "{owners:?}"),
+            "root" => assert!(owners.contains("keycloak") && details["relations"].as_array().unwrap().len() >= 92),
+            _ => {}
+        }
     }
     // Both attempts are on record, the one that found nothing, too.
     let statuses: Vec<Value> = runs_of(&workspace, "main").into_iter().map(|run| run["status"].clone()).collect();
@@ -195,7 +204,11 @@ fn any_name_that_a_database_can_have() {
     for version in PgVersion::ALL {
         let (cluster, workspace) = (Cluster::plain(version), Workspace::new());
         let mut wanted = BTreeSet::new();
-        for name in NASTY_NAMES.into_iter().chain(BREAKING_NAMES) {
+        let step = if version == PgVersion::V15 { 1 } else { 7 };
+        for name in NASTY_NAMES.into_iter().step_by(step).chain(BREAKING_NAMES).chain(["\u{1b}[31mred"]) {
+            if wanted.contains(name) {
+                continue;
+            }
             // A server may refuse the name itself; then there is nothing to dump.
             match cluster.try_sql("postgres", &format!("CREATE DATABASE {}", identifier(name))) {
                 Ok(_) => wanted.insert(name),
@@ -205,7 +218,7 @@ fn any_name_that_a_database_can_have() {
                 }
             };
         }
-        assert!(wanted.len() >= NASTY_NAMES.len());
+        assert!(version != PgVersion::V15 || wanted.len() == NASTY_NAMES.len() + BREAKING_NAMES.len());
         let outcome = workspace.pgkeep_on(&cluster, ["dump", "--all", "--json", "--check", "decode"]).run().succeeds();
         let listed = names(&outcome.json()["items"], "database");
         assert_eq!(listed.iter().map(String::as_str).collect::<BTreeSet<_>>(), wanted, "{}", outcome.transcript());
@@ -345,6 +358,8 @@ fn the_database_of_the_environment() {
     shop(&cluster);
     workspace.pgkeep_on(&cluster, ["dump"]).env("PGDATABASE", "shop").run().succeeds();
     assert_eq!(only_dump(&workspace).manifest["database"], "shop");
+    let outcome = workspace.pgkeep_on(&cluster, ["dump"]).env("PGDATABASE", "").run().exits(2);
+    assert!(outcome.stderr.contains("no database is named"), "{}", outcome.transcript());
 }
 
 #[test]
@@ -363,22 +378,67 @@ fn quiet_says_nothing_and_verbose_says_what_is_run() {
 }
 
 #[test]
+fn nobody_has_to_listen() {
+    let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
+    shop(&cluster);
+    // A disk under the log that is full, a reader that is gone.
+    for (number, to) in [">/dev/full 2>&1", "2>/dev/full", ">&- 2>&-", "2>&1 | true"].into_iter().enumerate() {
+        let script = format!("{{ \"$0\" \"$@\"; echo $? >code; }} {to}");
+        for how in ["line", "bar"] {
+            let arguments = ["dump", "-d", "shop", "-vvv", "--progress", how];
+            workspace.pgkeep_on(&cluster, arguments).under(&["sh", "-c", &script]).run().succeeds();
+            assert_eq!(fs::read_to_string(workspace.path("code")).unwrap(), "0\n", "{to}");
+            fs::remove_file(workspace.path("code")).unwrap();
+        }
+        assert_eq!(dumps_of(&workspace, "main").len(), 2 * (number + 1));
+    }
+}
+
+#[test]
+fn settings_of_a_database_do_not_end_its_dump() {
+    for version in PgVersion::ALL {
+        let (cluster, workspace) = (Cluster::plain(version), Workspace::new());
+        shop(&cluster);
+        let mut hostile = vec![
+            "statement_timeout = '300ms'",
+            "lock_timeout = '300ms'",
+            "idle_in_transaction_session_timeout = '300ms'",
+            "idle_session_timeout = '300ms'",
+            "default_transaction_isolation = 'serializable'",
+            "default_transaction_deferrable = on",
+            "search_path = 'nowhere'",
+            "row_security = on",
+            "client_encoding = 'SQL_ASCII'",
+            "datestyle = 'German'",
+            "extra_float_digits = -15",
+            "bytea_output = 'escape'",
+        ];
+        if version == PgVersion::V18 {
+            hostile.push("transaction_timeout = '300ms'");
+        }
+        let lock = Holder::of(&cluster, "shop", "LOCK orders_of_2026");
+        for setting in hostile {
+            cluster.sql("postgres", &format!("ALTER DATABASE shop SET {setting}"));
+        }
+        let dump = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).spawn();
+        // Longer than all of the times above, with a statement that runs and a session that is idle in a transaction.
+        let both = "SELECT count(*) FROM pg_stat_activity
+                     WHERE now() - state_change > '700ms' AND application_name = 'pgkeep' AND datname = 'shop'
+                       AND (wait_event_type = 'Lock' OR state = 'idle in transaction')";
+        until("the dump waits", || cluster.sql("postgres", both) == "2");
+        drop(lock);
+        Outcome::wait_for(dump).succeeds();
+        only_dump(&workspace).holds(&cluster, &workspace);
+    }
+}
+
+#[test]
 fn nothing_is_open_to_others_whatever_the_umask() {
     let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
     shop(&cluster);
     fs::remove_dir(workspace.state()).unwrap();
-    let mut dump = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]);
-    let program = dump.command().get_program().to_owned();
-    let arguments: Vec<_> = dump.command().get_args().map(|argument| argument.to_owned()).collect();
-    // The shell gives the umask; nothing else of it is used.
-    let mut shell = workspace.pgkeep(["-c", "umask 000; exec \"$0\" \"$@\""]).connecting_to(&cluster);
-    let mut command = std::process::Command::new("sh");
-    command.args(shell.command().get_args()).arg(program).args(arguments).env_clear().current_dir(workspace.path(""));
-    for (name, value) in shell.command().get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let open = ["sh", "-c", "umask 000; exec \"$0\" \"$@\""];
+    workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).under(&open).run().succeeds();
     only_dump(&workspace);
     for root in [workspace.repository(), workspace.state()] {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -451,38 +511,16 @@ fn a_missing_right_is_said_in_pg_dumps_words() {
 fn a_locked_table_is_waited_for_and_then_named() {
     let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
     shop(&cluster);
-    let _holder = Holder::of(&cluster, "LOCK orders_of_2026");
+    let _holder = Holder::of(&cluster, "shop", "LOCK orders_of_2026");
     let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--lock-wait", "100ms"]).run().exits(4);
     assert!(outcome.stderr.contains("LOCK TABLE public.orders_of_2026"), "{}", outcome.transcript());
     let hint = outcome.stderr.split_once("hint: ").unwrap().1;
     assert!(hint.contains("--lock-wait") && !hint.contains("  "), "{hint}");
+    // No time at all is no time, and not for ever.
+    workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--lock-wait", "0"]).run().exits(4);
     // The query that is offered works when it is pasted.
     let query = &hint[hint.find("SELECT").unwrap()..hint.find("; or").unwrap()];
     assert!(cluster.sql("shop", query).contains("orders_of_2026"), "{query}");
-}
-
-/// A session that has run something in a transaction that stays open.
-struct Holder(std::process::Child);
-
-impl Holder {
-    fn of(cluster: &Cluster, statement: &str) -> Self {
-        use std::io::Write as _;
-        let mut psql = cluster.client("psql");
-        psql.args(["-X", "-q", "-d", &cluster.conninfo("shop")]).env("PGAPPNAME", "holder");
-        let mut child = psql.stdin(std::process::Stdio::piped()).spawn().unwrap();
-        writeln!(child.stdin.as_mut().unwrap(), "BEGIN; {statement};").unwrap();
-        let idle = "SELECT 1 FROM pg_stat_activity
-                     WHERE application_name = 'holder' AND state = 'idle in transaction' AND query LIKE '%LOCK%'";
-        until("the table is locked", || !cluster.sql("postgres", idle).is_empty());
-        Self(child)
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -490,7 +528,7 @@ fn two_dumps_of_one_instance_do_not_meet() {
     let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
     shop(&cluster);
     cluster.create_database("other");
-    let holder = Holder::of(&cluster, "LOCK orders_of_2026");
+    let holder = Holder::of(&cluster, "shop", "LOCK orders_of_2026");
     let first = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).spawn();
     let waits = "SELECT 1 FROM pg_locks WHERE NOT granted";
     until("the first dump waits for the table", || !cluster.sql("postgres", waits).is_empty());
@@ -538,6 +576,23 @@ fn two_histories_are_not_mixed() {
     let upgraded = workspace.pgkeep_on(&newer, ["dump", "-d", "shop", "--instance", "old"]).run().succeeds();
     assert!(upgraded.stderr.contains("from PostgreSQL 15 to 18"), "{}", upgraded.transcript());
     assert_eq!(tree(&workspace.repository().join("old/lineages")).len(), 2);
+}
+
+#[test]
+fn a_cluster_that_does_not_say_who_it_is() {
+    let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
+    shop(&cluster);
+    cluster.sql("shop", "CREATE ROLE backup LOGIN; GRANT pg_read_all_data TO backup");
+    cluster.sql("shop", "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC");
+    let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "-U", "backup"]).run().succeeds();
+    assert!(
+        outcome.stderr.contains("warning: shop: the role may not execute pg_control_system()"),
+        "{}",
+        outcome.stderr
+    );
+    let dump = only_dump(&workspace);
+    dump.holds(&cluster, &workspace);
+    assert_eq!(dump.manifest["systemIdentifier"], Value::Null);
 }
 
 #[test]

@@ -46,7 +46,10 @@ fn the_overview_says_what_protects_each_database() {
     assert_eq!((&of_shop["newest"]["id"], &of_shop["backups"]), (&shop[1].as_str().into(), &2.into()));
     assert!(of_shop["newest"]["ageSeconds"].as_i64().unwrap() >= 0);
     assert!(is_time(&of_shop["newest"]["startedAt"]), "{of_shop}");
-    assert_eq!(of_shop["newest"]["proven"], serde_json::json!({"readBack": true, "level": null, "at": null}));
+    assert_eq!(
+        of_shop["newest"]["proven"],
+        serde_json::json!({"readBack": true, "level": null, "at": null, "refuted": false})
+    );
     assert_eq!(of_shop["lastAttempt"]["status"], "SUCCEEDED");
     assert!(of_shop["storedBytes"].as_u64() > of_shop["newest"]["storedBytes"].as_u64());
     assert!(of_shop["newest"]["plainBytes"].as_u64() > of_shop["newest"]["storedBytes"].as_u64());
@@ -65,7 +68,9 @@ fn damage_is_a_finding_and_the_backup_before_it_is_shown() {
     assert!(outcome.stdout.contains(&format!("newest good   {}", shop[0])), "{}", outcome.stdout);
     assert!(outcome.stdout.contains(&format!("passed over   {}", shop[1])), "{}", outcome.stdout);
     assert!(outcome.stdout.contains("fail  backup-damaged"), "{}", outcome.stdout);
-    assert!(outcome.stdout.contains(&format!("fix: pgkeep verify {}", shop[1])), "{}", outcome.stdout);
+    let fix = format!("pgkeep verify {} --deep --repo {} --instance main", shop[1], workspace.repository().display());
+    assert!(outcome.stdout.contains(&fix), "{}", outcome.stdout);
+    assert!(outcome.stderr.starts_with("pgkeep: report has a finding: "), "{}", outcome.stderr);
     let document = report(&workspace, &["--json"]).exits(13).json();
     assert_eq!(finding_ids(&document), ["backup-damaged"]);
     assert_eq!((&document["status"], &document["error"]["kind"]), (&"ok".into(), &"finding".into()));
@@ -76,6 +81,41 @@ fn damage_is_a_finding_and_the_backup_before_it_is_shown() {
     let latest = report(&workspace, &["latest", "-d", "shop", "--json"]).exits(13).json();
     assert_eq!((&latest["items"][0]["database"], &latest["items"][0]["id"]), (&"shop".into(), &Value::Null));
     assert!(report(&workspace, &["latest"]).exits(13).stdout.contains("none"));
+}
+
+#[test]
+fn a_database_that_lost_its_tables_is_a_warning() {
+    let stored = Stored::get();
+    let workspace = stored.copy();
+    let database = "shrinking";
+    stored.cluster.create_database(database);
+    let dump = || workspace.pgkeep_on(&stored.cluster, ["dump", "-d", database]).run().succeeds();
+    let sql = |script: &str| stored.cluster.sql(database, script);
+    sql("CREATE TABLE t AS SELECT n, repeat('x', 100) FROM generate_series(1, 3000) n");
+    dump();
+    report(&workspace, &[]).succeeds();
+    sql("DELETE FROM t WHERE n > 100");
+    dump();
+    let document = report(&workspace, &["--json"]).succeeds().json();
+    assert_eq!(finding_ids(&document), ["backup-shrank"]);
+    assert_eq!(document["items"][0]["findings"][0]["severity"], "warn");
+    sql("DROP TABLE t");
+    dump();
+    assert_eq!(finding_ids(&report(&workspace, &["--json"]).succeeds().json()), ["database-empty"]);
+    stored.cluster.sql("postgres", "DROP DATABASE shrinking");
+}
+
+#[test]
+fn a_backup_that_nobody_has_read_is_a_warning() {
+    let stored = Stored::get();
+    let workspace = stored.copy();
+    workspace.pgkeep_on(&stored.cluster, ["dump", "-d", "shop", "--check", "decode"]).run().succeeds();
+    let document = report(&workspace, &["--json"]).succeeds().json();
+    assert_eq!(finding_ids(&document), ["backup-unproven"]);
+    let fix = document["items"][0]["findings"][0]["fix"].as_str().unwrap();
+    let words: Vec<&str> = fix.strip_prefix("pgkeep ").unwrap().split(' ').collect();
+    workspace.pgkeep(words).run().succeeds();
+    assert_eq!(finding_ids(&report(&workspace, &["--json"]).succeeds().json()), [""; 0]);
 }
 
 #[test]

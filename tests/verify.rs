@@ -3,9 +3,17 @@
 mod common;
 
 use std::fs;
+use std::sync::Arc;
 
 use common::stored::{ids, object, on_repository, shop_ids};
 use common::{Outcome, Stored, Workspace};
+use pgkeep::clock::{Clock as _, SystemClock};
+use pgkeep::command::{self, Context, Status, verify as verify_command};
+use pgkeep::config::environment::Environment;
+use pgkeep::error::Kind;
+use pgkeep::interrupt::Interrupt;
+use pgkeep::progress::{Monitor, Silent, Task, Unit};
+use pgkeep::repo::StateDirectory;
 use serde_json::Value;
 
 fn verify(workspace: &Workspace, arguments: &[&str]) -> Outcome {
@@ -104,7 +112,7 @@ fn nothing_to_verify_is_not_a_success() {
     fs::remove_file(workspace.repository().join("pgkeep.json")).unwrap();
     verify(&workspace, &[]).exits(8);
     fs::remove_dir(workspace.repository()).unwrap();
-    verify(&workspace, &[]).exits(5);
+    verify(&workspace, &[]).exits(8);
 }
 
 #[test]
@@ -178,7 +186,6 @@ fn a_failure_is_refuted_by_a_proof_as_deep() {
 
 /// In one second the worse verdict stands.
 fn wait_for_the_next_second() {
-    use pgkeep::clock::{Clock as _, SystemClock};
     let second = || SystemClock.now().timestamp();
     let begun = second();
     while second() == begun {
@@ -235,6 +242,79 @@ fn two_verifications_of_one_instance_exclude_each_other() {
     assert_eq!(document["error"]["kind"], "locked");
     drop(lock);
     verify(&workspace, &[]).succeeds();
+}
+
+/// Does something when the reading of a backup begins.
+struct AtTheStart<F>(F);
+
+impl<F> std::fmt::Debug for AtTheStart<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AtTheStart")
+    }
+}
+
+impl<F: Fn(&str) + Send + Sync> Monitor for AtTheStart<F> {
+    fn task(&self, label: &str, _: Unit, _: Option<u64>) -> Arc<dyn Task> {
+        (self.0)(label);
+        Arc::new(Silent)
+    }
+}
+
+/// Verifies everything in this process, where a test can reach in.
+async fn verify_here(
+    workspace: &Workspace,
+    interrupt: Interrupt,
+    at_the_start: impl Fn(&str) + Send + Sync + 'static,
+) -> command::Outcome<verify_command::Item> {
+    let context = Context {
+        clock: Arc::new(SystemClock),
+        monitor: Arc::new(AtTheStart(at_the_start)),
+        interrupt,
+        environment: Environment::default(),
+        state: StateDirectory::open(workspace.state()).unwrap(),
+        host: "here".to_owned(),
+    };
+    let options = verify_command::Options {
+        repository: workspace.repository().to_str().unwrap().to_owned(),
+        instance: None,
+        database: None,
+        wanted: verify_command::Wanted::All,
+        depth: verify_command::Depth::Decoded,
+        threads: std::num::NonZeroUsize::MIN,
+    };
+    verify_command::run(&context, &options).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_that_is_stopped_proves_nothing_and_its_run_says_so() {
+    let workspace = Stored::get().copy();
+    let interrupt = Interrupt::default();
+    let signal = interrupt.clone();
+    let outcome = verify_here(&workspace, interrupt, move |_| signal.request(Kind::Terminated)).await;
+    assert_eq!(outcome.error.unwrap().kind, Kind::Terminated);
+    assert!(outcome.items.iter().all(|item| item.status == Status::NotVerified && item.proof.is_none()));
+    assert!(ids(&workspace).iter().all(|id| proofs(&workspace, id).is_empty()));
+    let runs = on_repository(&workspace, &["report", "runs", "--json"]).succeeds().json();
+    assert_eq!((&runs["items"][0]["status"], &runs["items"][0]["exitCode"]), (&"FAILED".into(), &143.into()));
+}
+
+#[tokio::test]
+async fn a_backup_that_is_removed_meanwhile_is_not_called_damaged() {
+    let workspace = Stored::get().copy();
+    let [gone, stays] = shop_ids(&workspace).try_into().unwrap();
+    // As a prune does it: the manifest first.
+    let paths = [".manifest.json", ".dump.zst", ".details.json.zst"].map(|ending| object(&workspace, &gone, ending));
+    let victim = gone.clone();
+    let remove = move |id: &str| {
+        if id == victim {
+            paths.iter().for_each(|path| fs::remove_file(path).unwrap());
+        }
+    };
+    let outcome = verify_here(&workspace, Interrupt::default(), remove).await;
+    let of = |id: &str| outcome.items.iter().find(|item| item.id.as_str() == id).unwrap();
+    assert_eq!((of(&gone).status, of(&gone).findings[0].id), (Status::NotVerified, "backup-removed"));
+    assert_eq!(of(&stays).status, Status::Ok);
+    assert!(proofs(&workspace, &gone).is_empty());
 }
 
 #[test]

@@ -16,8 +16,8 @@ Examples:
   pgkeep verify --deep latest --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
 
-Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect, 4 a PostgreSQL tool failed, 5 storage failed,
-6 verification failed, 7 locked, 8 no such backup, 9 refused for safety, 10 some items failed, 11 not verified,
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect, 4 a PostgreSQL tool failed, 5 storage failed, \
+6 verification failed, 7 locked, 8 no such backup, 9 refused for safety, 10 some items failed, 11 not verified, \
 12 a program is missing, 13 a finding, 130/143 interrupted.";
 
 /// PostgreSQL backups that are proven to restore.
@@ -75,12 +75,8 @@ pub enum Progress {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    Dump(DumpArgs),
-    #[command(subcommand)]
-    Restore(RestoreVerb),
-    Verify(VerifyArgs),
-    Report(ReportArgs),
-    Check(CheckArgs),
+    #[command(flatten)]
+    Work(Box<Work>),
     /// Print the script that lets a shell complete commands, flags and backup ids
     #[command(after_help = "Examples:\n  pgkeep completions bash\n  pgkeep completions zsh")]
     Completions {
@@ -90,6 +86,17 @@ pub enum Verb {
     /// Print the manual page (roff)
     #[command(after_help = "Examples:\n  pgkeep man")]
     Man,
+}
+
+/// The verbs that work on repositories and servers.
+#[derive(Debug, Subcommand)]
+pub enum Work {
+    Dump(DumpArgs),
+    #[command(subcommand)]
+    Restore(RestoreVerb),
+    Verify(VerifyArgs),
+    Report(ReportArgs),
+    Check(CheckArgs),
 }
 
 /// Where PostgreSQL is, as psql takes it; what is not given comes from the PG* variables, service files and ~/.pgpass.
@@ -123,7 +130,8 @@ pub struct ConnectionArgs {
 Examples:
   pgkeep dump -d shop --repo /backups
   pgkeep dump -h db.example.com -U backup --all --repo /backups --instance site
-  pgkeep dump -d 'postgresql://backup@db.example.com/shop?sslmode=verify-full' --repo /backups
+  pgkeep dump --repo /backups \\
+    -d 'postgresql://backup@db.example.com/shop?sslmode=verify-full'
   pgkeep dump -d shop --repo /backups --dry-run
 
 The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
@@ -152,7 +160,7 @@ pub struct DumpArgs {
     #[arg(long)]
     pub no_globals: bool,
 
-    /// Give up if a table stays locked by others this long
+    /// Give up if a table stays locked by others this long (0: never)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub lock_wait: Duration,
 
@@ -187,7 +195,8 @@ pub enum RestoreVerb {
 #[command(after_help = "\
 Examples:
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
-  pgkeep restore dump shop_20261120T020000Z_db1 --to postgresql://postgres@new.example.com --repo /backups --jobs 4
+  pgkeep restore dump shop_20261120T020000Z_db1 --jobs 4 --repo /backups \\
+    --to postgresql://postgres@new.example.com
   pgkeep restore dump latest -d shop --to-file shop.dump --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run")]
 pub struct RestoreDumpArgs {
@@ -277,6 +286,10 @@ pub struct VerifyArgs {
 }
 
 /// Say what is stored, and whether it can be trusted
+///
+/// Without a view: for each database the newest good backup, what proves it, the last attempt, and at the end what is
+/// wrong. Ages are those of the data: they count from the start of a backup. Ends with exit code 13 if a database is not
+/// protected (no good backup, a damaged one, the last dump failed); warnings alone end with 0.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -327,6 +340,11 @@ pub enum ReportView {
 }
 
 /// Find what would make a backup fail, with the fix
+///
+/// Looks at the client programs, the connection, the rights of the role relation by relation, and the repository, where
+/// it stores a small object, reads it and removes it again. It creates no repository. Without a database only programs
+/// and repository are checked, without --repo only programs and PostgreSQL. Ends with exit code 13 if a dump would fail;
+/// warnings alone end with 0.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -367,4 +385,163 @@ fn zstd_level(text: &str) -> Result<i32, String> {
         _ => None,
     };
     level.filter(|level| (1..=19).contains(level)).ok_or_else(|| format!("{text:?} is not zstd or zstd:1 to zstd:19"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// The words of the command in `line` that starts with `pgkeep`, as a shell splits them, up to whatever ends a
+    /// command there. Variables stay as they are written.
+    fn shell_words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut word: Option<String> = None;
+        let mut quote = None;
+        for character in line.chars() {
+            match (quote, character) {
+                (Some(open), _) if character == open => quote = None,
+                (None, '\'' | '"') => {
+                    quote = Some(character);
+                    word.get_or_insert_default();
+                }
+                (None, ' ' | '\t') => words.extend(word.take()),
+                (None, '|' | ';' | '&' | '>' | '<' | ')' | '`') => break,
+                (None, '#') if word.is_none() => break,
+                _ => word.get_or_insert_default().push(character),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    /// Every command in a text: lines of help and scripts, with or without a prompt, and code within sentences.
+    fn commands(text: &str) -> Vec<Vec<String>> {
+        let joined = text.replace("\\\n", " ");
+        let mut found = Vec::new();
+        for line in joined.lines() {
+            let starts = ["", "$ ", "run ", "exec ", "sudo -u postgres "].map(|before| format!("{before}pgkeep "));
+            let bare = line.trim_start();
+            if let Some(start) = starts.iter().find(|start| bare.starts_with(start.as_str())) {
+                found.push(shell_words(&bare[start.len() - "pgkeep ".len()..]));
+            }
+            for before in ["`pgkeep ", " exec pgkeep ", "measure pgkeep "] {
+                let skip = before.find("pgkeep").unwrap_or_default();
+                found.extend(bare.match_indices(before).map(|(at, _)| shell_words(&bare[at + skip..])));
+            }
+        }
+        found
+    }
+
+    /// A variable of a script stands for something that fits its place.
+    fn with_values(words: Vec<String>) -> Vec<String> {
+        let mut filled: Vec<String> = Vec::new();
+        for word in words {
+            let variable = word.starts_with('$');
+            filled.push(match filled.last().map(String::as_str) {
+                Some("--check") if variable => "decode".to_owned(),
+                Some("--progress") if variable => "none".to_owned(),
+                Some("--jobs" | "-j") if variable => "2".to_owned(),
+                _ if variable => "/value".to_owned(),
+                _ => word,
+            });
+        }
+        filled
+    }
+
+    fn parses(place: &str, words: Vec<String>) {
+        let words = with_values(words);
+        match Cli::try_parse_from(&words) {
+            Ok(_) => {}
+            // `--help` and `--version` end the parsing with what they print.
+            Err(error) if !error.use_stderr() => {}
+            Err(error) => panic!("{place}: {words:?}\n{error}"),
+        }
+    }
+
+    fn files(directory: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files(&path, ending, found);
+            } else if path.extension().is_some_and(|extension| extension == ending) {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_of_every_help_is_parsed() {
+        fn walk(command: &mut clap::Command, name: &str) {
+            let examples = commands(&command.render_long_help().to_string());
+            let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+            assert!(!examples.is_empty() || name == "pgkeep restore", "{name} --help has no example");
+            examples.into_iter().for_each(|words| parses(&format!("{name} --help"), words));
+            for verb in verbs {
+                let command = command.find_subcommand_mut(&verb).unwrap();
+                walk(command, &format!("{name} {verb}"));
+            }
+        }
+        // As on a narrow terminal: an example that is wrapped cannot be pasted.
+        let mut tree = Cli::command().term_width(80);
+        tree.build();
+        walk(&mut tree, "pgkeep");
+    }
+
+    #[test]
+    fn every_command_of_the_documents_and_scripts_is_parsed() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut texts = vec![root.join("README.md")];
+        files(&root.join("ops"), "md", &mut texts);
+        files(&root.join("ops"), "sh", &mut texts);
+        let mut count = 0;
+        for path in texts {
+            for words in commands(&fs::read_to_string(&path).unwrap()) {
+                parses(&path.display().to_string(), words);
+                count += 1;
+            }
+        }
+        assert!(count >= 20, "only {count} commands were found");
+    }
+
+    #[test]
+    fn commands_are_found_where_they_stand() {
+        let text = "$ pgkeep report # why\n  pgkeep dump -d 'a b' --repo \"$r\" | cat\nsee `pgkeep check -d x` and `pgkeep man`\n\
+                    x() { exec pgkeep verify \\\n --deep; }\npgkeep.json is no command";
+        let found: Vec<String> = commands(text).iter().map(|words| words.join("·")).collect();
+        let expected = [
+            "pgkeep·report",
+            "pgkeep·dump·-d·a b·--repo·$r",
+            "pgkeep·check·-d·x",
+            "pgkeep·man",
+            "pgkeep·verify·--deep",
+        ];
+        assert_eq!(found, expected);
+        assert!(Cli::try_parse_from(["pgkeep", "dump", "--no-such-flag"]).is_err());
+    }
+
+    #[test]
+    fn durations_and_levels_are_read() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "s", "-1", "1.5s", "1d", "99999999999999999999", "18446744073709551615h", "1 s"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!((zstd_level("zstd"), zstd_level("zstd:19")), (Ok(3), Ok(19)));
+        for wrong in ["", "gzip", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "3"] {
+            assert!(zstd_level(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

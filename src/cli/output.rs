@@ -67,7 +67,12 @@ pub fn print(text: &str) {
 /// or forge a line.
 pub fn complain(command: &str, error: &Error) {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "pgkeep: failed to {command}: {}", harmless(&error.to_string()));
+    let what = match error.kind {
+        // The command did what it was asked to, and saw something.
+        Kind::Finding => format!("{command} has a finding"),
+        _ => format!("failed to {command}"),
+    };
+    let _ = writeln!(stderr, "pgkeep: {what}: {}", harmless(&error.to_string()));
     if let Some(hint) = error.next_step() {
         let _ = writeln!(stderr, "hint: {}", harmless(hint));
     }
@@ -142,15 +147,17 @@ pub struct AboveBars(pub Option<indicatif::MultiProgress>);
 
 impl std::io::Write for AboveBars {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        match &self.0 {
-            Some(bars) => bars.suspend(|| std::io::stderr().write_all(line))?,
-            None => std::io::stderr().write_all(line)?,
-        }
+        let _ = match &self.0 {
+            Some(bars) => bars.suspend(|| std::io::stderr().write_all(line)),
+            None => std::io::stderr().write_all(line),
+        };
+        // A reader that went away or a full disk under the log does not end a backup; an error told to the caller would:
+        // it panics.
         Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
+        Ok(())
     }
 }
 

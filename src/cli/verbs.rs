@@ -3,6 +3,7 @@
 mod check;
 mod dump;
 mod report;
+mod restore;
 mod verify;
 
 use std::num::NonZeroUsize;
@@ -21,6 +22,7 @@ use pgkeep::command::finding::Finding;
 pub use check::check;
 pub use dump::dump;
 pub use report::report;
+pub use restore::restore;
 pub use verify::verify;
 
 /// More threads than this only take memory: reading and hashing bound the rest.

@@ -5,6 +5,7 @@ pub mod check;
 pub mod dump;
 pub mod finding;
 pub mod report;
+pub mod restore;
 pub mod verify;
 
 use std::path::PathBuf;

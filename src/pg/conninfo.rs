@@ -57,6 +57,14 @@ pub enum HostOrder {
     Random,
 }
 
+/// Whether anything named the database: psql takes the role's name where nothing does, which is no wish to have that
+/// database dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DatabaseChoice {
+    Named,
+    RoleName,
+}
+
 /// How a dead TCP connection is noticed. `None` is the system's default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
@@ -98,13 +106,15 @@ pub struct ConnectTarget {
     pub hosts: Vec<HostTarget>,
     pub user: String,
     pub dbname: String,
+    database_choice: DatabaseChoice,
     /// Options for the backend (`-c name=value`), as the user wrote them.
     pub options: Option<String>,
     /// As the user wants it; `None` is ours to choose.
     pub application_name: Option<String>,
     pub attributes: SessionAttributes,
     pub order: HostOrder,
-    /// For one address, from the first packet to the finished login; `None` waits as long as the system does.
+    /// For one address, from the first packet to the finished login; `None` (asked for as 0) waits as long as the
+    /// system does.
     pub connect_timeout: Option<Duration>,
     pub keepalive: Keepalive,
     pub tls: TlsSettings,
@@ -130,7 +140,10 @@ impl ConnectTarget {
                     .hint("name the PostgreSQL role with -U or PGUSER"));
             }
         };
-        let dbname = settings.filled("dbname").unwrap_or(&user).to_owned();
+        let (dbname, database_choice) = match settings.filled("dbname") {
+            Some(name) => (name.to_owned(), DatabaseChoice::Named),
+            None => (user.clone(), DatabaseChoice::RoleName),
+        };
         let mut hosts = hosts(&settings)?;
         find_passwords(&mut hosts, &settings, environment, (&dbname, &user), &mut warnings);
         Ok(Self {
@@ -146,8 +159,21 @@ impl ConnectTarget {
             require_peer: settings.filled("requirepeer").map(str::to_owned),
             user,
             dbname,
+            database_choice,
             warnings,
         })
+    }
+}
+
+impl ConnectTarget {
+    /// This target, unless its database was named by nothing: an unset variable in `-d "$database"` must not end with a
+    /// backup of one that nobody wants.
+    pub fn of_named_database(self) -> Result<Self> {
+        match self.database_choice {
+            DatabaseChoice::Named => Ok(self),
+            DatabaseChoice::RoleName => Err(Error::usage("no database is named")
+                .hint("name one with -d (in a URI: postgresql://host/database), or take every one with --all")),
+        }
     }
 }
 
@@ -238,6 +264,11 @@ fn port(text: &str) -> Result<u16> {
     if text.is_empty() {
         return Ok(5432);
     }
+    if !text.trim_ascii().chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-')) {
+        // The text is not repeated: of postgresql://user:half/half@host the first half of the password stands here.
+        return Err(Error::usage("the port is not a number")
+            .hint("give port as digits only; in a URI write \"/\" in a password as %2F and \"@\" as %40"));
+    }
     match integer("port", text)?.try_into() {
         Ok(0) | Err(_) => Err(Error::usage(format!("port {text:?} is not between 1 and 65535"))
             .hint("PostgreSQL's usual port is 5432; SHOW port tells a server's own")),
@@ -320,9 +351,14 @@ fn channel_binding(settings: &Settings) -> Result<ChannelBinding> {
     settings.get("channel_binding").map_or(Ok(Prefer), |word| choice("channel_binding", word, &words))
 }
 
+/// Where libpq waits for ever. A server that accepts and is silent would hold the lock of a nightly run until somebody
+/// looks, and every later night would only find it locked. A server ends a login itself after this long
+/// (authentication_timeout), so nobody who would have been let in is turned away.
+const DEFAULT_CONNECT_SECONDS: i32 = 60;
+
 /// libpq up to 16 raises one second to two, and so do we: a login with SCRAM over a slow line takes that long.
 fn connect_timeout(settings: &Settings) -> Result<Option<Duration>> {
-    let seconds = optional_integer(settings, "connect_timeout")?.unwrap_or(0);
+    let seconds = optional_integer(settings, "connect_timeout")?.unwrap_or(DEFAULT_CONNECT_SECONDS);
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.max(2))))
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
 use crate::error::{Doing, Kind, Result};
@@ -90,13 +91,13 @@ pub struct Description {
 impl Description {
     /// Reads the catalogues of the database that `client` is connected to, in its present transaction.
     pub async fn read(client: &Client, server_version: u32) -> Result<Self> {
-        let database = database(client, server_version).await.doing(Kind::Tool, || "read pg_database")?;
-        let settings = settings(client).await.doing(Kind::Tool, || "read pg_db_role_setting")?;
-        let mut roles = roles(client).await.doing(Kind::Tool, || "read pg_shdepend")?;
+        let database = read("pg_database", database(client, server_version)).await?;
+        let settings = read("pg_db_role_setting", settings(client)).await?;
+        let mut roles = read("pg_shdepend", roles(client)).await?;
         roles.extend(settings.iter().filter_map(|setting| setting.role.clone()));
         roles.insert(database.owner.clone());
-        let extensions = extensions(client).await.doing(Kind::Tool, || "read pg_extension")?;
-        let relations = relations(client).await.doing(Kind::Tool, || "read pg_class")?;
+        let extensions = read("pg_extension", extensions(client)).await?;
+        let relations = read("pg_class", relations(client)).await?;
         let count = "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata";
         let row = client.query_one(count, &[]).await.doing(Kind::Tool, || "count large objects")?;
         let large_objects = row.get::<_, i64>(0).unsigned_abs();
@@ -104,8 +105,33 @@ impl Description {
     }
 }
 
-/// Shared catalogues hold names in the encoding of the database that they were made in: what is not UTF-8 is an error.
+/// The databases but postgres and the templates. A server keeps a name in the encoding of whoever gave it, and tells it
+/// unconverted: what is not UTF-8 in one stands as U+FFFD, and no connection to that database can be asked for.
+pub async fn names(client: &Client) -> Result<Vec<String>> {
+    // As bytes: as text a server may refuse to tell one name, and with it all others. A database that a failed CREATE
+    // DATABASE left behind (limit -2) is listed: its failure is news.
+    let query = r"
+        SELECT pg_catalog.replace(datname::pg_catalog.text, $$\$$, $$\\$$)::pg_catalog.bytea
+          FROM pg_catalog.pg_database
+         WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres'
+         ORDER BY 1";
+    let rows = client.query(query, &[]).await.doing(Kind::Connect, || "list the databases")?;
+    Ok(rows.iter().map(|row| String::from_utf8_lossy(row.get::<_, &[u8]>(0)).into_owned()).collect())
+}
+
 type Answer<T> = std::result::Result<T, tokio_postgres::Error>;
+
+async fn read<T>(catalogue: &str, asked: impl Future<Output = Answer<T>>) -> Result<T> {
+    let answer = asked.await;
+    let garbled = answer.as_ref().is_err_and(|e| match e.code() {
+        Some(code) => *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+        None => e.to_string().starts_with("error deserializing"),
+    });
+    answer.doing(Kind::Tool, || format!("read {catalogue}")).map_err(|e| match garbled {
+        true => e.hint("a name or comment in it is not UTF-8, which pgkeep needs it to be: give it another one"),
+        false => e,
+    })
+}
 
 async fn database(client: &Client, server_version: u32) -> Answer<Database> {
     // Columns by version: the provider came with 15, `daticulocale` became `datlocale` in 17, rules came with 16.
@@ -152,19 +178,20 @@ async fn database(client: &Client, server_version: u32) -> Answer<Database> {
 
 async fn settings(client: &Client) -> Answer<Vec<Setting>> {
     let query = "
-        SELECT r.rolname::pg_catalog.text, pg_catalog.unnest(s.setconfig)
+        SELECT r.rolname::pg_catalog.text, c.assignment
           FROM pg_catalog.pg_db_role_setting s
           JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
           LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+         CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) WITH ORDINALITY c (assignment, position)
          WHERE d.datname = pg_catalog.current_database()
-         ORDER BY 1 NULLS FIRST, 2";
+         ORDER BY 1 NULLS FIRST, c.position";
     let rows = client.query(query, &[]).await?;
     let setting = |row: &Row| {
-        let (role, assignment): (_, String) = (row.try_get(0)?, row.try_get(1)?);
-        let parts = assignment.split_once('=');
-        Ok(parts.map(|(name, value)| Setting { role, name: name.to_owned(), value: value.to_owned() }))
+        let assignment: &str = row.try_get(1)?;
+        let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
+        Ok(Setting { role: row.try_get(0)?, name: name.to_owned(), value: value.to_owned() })
     };
-    rows.iter().filter_map(|row| setting(row).transpose()).collect()
+    rows.iter().map(setting).collect()
 }
 
 /// `pg_shdepend` records every use of a role by an object: ownership, rights, policies, default rights, mappings.

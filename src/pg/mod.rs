@@ -3,6 +3,8 @@
 pub mod archive;
 pub mod conninfo;
 pub mod database;
+pub mod ident;
+pub mod script;
 pub mod session;
 pub mod tls;
 pub mod tools;

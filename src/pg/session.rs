@@ -67,12 +67,20 @@ pub struct Endpoint {
     password: Option<Secret>,
 }
 
+impl Endpoint {
+    /// What the server is called: its name or socket, its address where it was given no other.
+    pub fn called(&self) -> String {
+        match self.address {
+            Some(address) if self.host.is_empty() => address.ip().to_string(),
+            _ => self.host.clone(),
+        }
+    }
+}
+
 /// For people: what is printed before work begins.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.address.map(|address| address.ip().to_string()).unwrap_or_default();
-        let host = if self.host.is_empty() { &address } else { &self.host };
-        write!(f, "database {:?} as {:?} on {host:?}, port {}", self.dbname, self.user, self.port)
+        write!(f, "database {:?} as {:?} on {:?}, port {}", self.dbname, self.user, self.called(), self.port)
     }
 }
 
@@ -91,6 +99,7 @@ pub struct Session {
 struct Server {
     version_num: u32,
     in_recovery: bool,
+    encoding: String,
     system_identifier: Option<u64>,
 }
 
@@ -105,7 +114,9 @@ impl Session {
         let mut pause = FIRST_PAUSE;
         loop {
             let failures = match try_all(target).await {
-                Ok((login, endpoint)) => return Self::begin(login, endpoint, options.access).await,
+                Ok((login, endpoint)) => {
+                    return Self::begin(login, endpoint, options.access, target.connect_timeout).await;
+                }
                 Err(failures) => failures,
             };
             let passing = failures.iter().any(|failure| failure.cause.may_pass())
@@ -118,14 +129,16 @@ impl Session {
         }
     }
 
-    async fn begin(login: Login, endpoint: Endpoint, access: Access) -> Result<Self> {
+    async fn begin(login: Login, endpoint: Endpoint, access: Access, limit: Option<Duration>) -> Result<Self> {
         let client = login.client;
-        match prepare(&client, access).await {
-            Ok(server) => Ok(Self { client, background: login.background, endpoint, server }),
-            Err(e) => Err(Error::new(Kind::Connect, format!("prepare a session with {endpoint}"))
-                .because(failure::text_of(e))
-                .hint("check that the server stays up and that nothing between ends sessions, then run again")),
-        }
+        let why = match within(limit, prepare(&client, access)).await {
+            Some(Ok(server)) => return Ok(Self { client, background: login.background, endpoint, server }),
+            Some(Err(e)) => failure::text_of(e),
+            None => failure::no_answer(limit),
+        };
+        Err(Error::new(Kind::Connect, format!("prepare a session with {endpoint}"))
+            .because(why)
+            .hint("check that the server stays up and that nothing between ends sessions, then run again"))
     }
 
     /// Speaks SQL. `search_path` is empty: every name needs its schema.
@@ -152,6 +165,11 @@ impl Session {
         self.server.in_recovery
     }
 
+    /// The encoding of the database, by PostgreSQL's name: `UTF8`.
+    pub fn encoding(&self) -> &str {
+        &self.server.encoding
+    }
+
     /// The identity of the cluster; `None` where the role may not ask or the server does not know the question.
     pub fn system_identifier(&self) -> Option<u64> {
         self.server.system_identifier
@@ -164,18 +182,28 @@ impl Session {
     }
 }
 
+/// `None` where `work` takes longer than `limit`.
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        None => Some(work.await),
+        Some(limit) => tokio::time::timeout(limit, work).await.ok(),
+    }
+}
+
 async fn prepare(client: &Client, access: Access) -> Result<Server, tokio_postgres::Error> {
     client.batch_execute(&preamble(access)).await?;
     notice_our_end(client).await?;
     let row = client
         .query_one(
-            "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.pg_is_in_recovery()",
+            "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.pg_is_in_recovery(),
+                    pg_catalog.getdatabaseencoding()::pg_catalog.text",
             &[],
         )
         .await?;
     Ok(Server {
         version_num: row.try_get::<_, i32>(0)?.unsigned_abs(),
         in_recovery: row.try_get(1)?,
+        encoding: row.try_get(2)?,
         system_identifier: system_identifier(client).await?,
     })
 }

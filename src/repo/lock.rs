@@ -17,6 +17,9 @@ use super::state::{HostId, ID_DIGITS, RepositoryId, StateDirectory, make_parent}
 use crate::digest::random_hex;
 use crate::error::{Doing as _, Error, Kind, Result};
 
+/// Runs of one verb that may go on beside each other on one host.
+const MOST_BESIDE: usize = 32;
+
 impl StateDirectory {
     /// Takes the lock of `verb` for an instance in a repository, or fails with [`Kind::Locked`] naming its holder.
     /// The lock is held until it is dropped or the process ends, however it ends.
@@ -28,8 +31,38 @@ impl StateDirectory {
         now: DateTime<Utc>,
     ) -> Result<Lock> {
         let _gate = self.gate()?;
-        let path = self.lock_path(repository, instance, verb);
-        let mut file = open_lock_file(&path)?;
+        self.take(&self.lock_path(repository, instance, verb), repository, instance, verb, now)
+    }
+
+    /// Takes one of several locks of `verb`, for runs that do not disturb each other, such as restores into different
+    /// databases. What they share is guarded elsewhere; the lock is what their records are believed by.
+    pub fn lock_beside(
+        &self,
+        repository: &RepositoryId,
+        instance: &InstanceName,
+        verb: Verb,
+        now: DateTime<Utc>,
+    ) -> Result<Lock> {
+        let _gate = self.gate()?;
+        let mut busy = None;
+        for path in self.lock_paths(repository, instance, verb) {
+            match self.take(&path, repository, instance, verb, now) {
+                Err(error) if error.kind == Kind::Locked => busy = Some(error),
+                taken => return taken,
+            }
+        }
+        Err(busy.unwrap_or_else(|| Error::new(Kind::Unexpected, "there is no lock to take")))
+    }
+
+    fn take(
+        &self,
+        path: &Path,
+        repository: &RepositoryId,
+        instance: &InstanceName,
+        verb: Verb,
+        now: DateTime<Utc>,
+    ) -> Result<Lock> {
+        let mut file = open_lock_file(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(busy(verb, instance, read_holder(&mut file).as_ref())),
@@ -52,17 +85,25 @@ impl StateDirectory {
     pub fn lock_state(&self, repository: &RepositoryId, instance: &InstanceName, verb: Verb) -> Result<LockState> {
         // Looking is locking for a moment: the gate keeps a run that wants the lock from meeting us there.
         let _gate = self.gate()?;
-        let path = self.lock_path(repository, instance, verb);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LockState::Free),
-            Err(error) => return Err(error).doing(Kind::Storage, || format!("open {}", path.display())),
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(LockState::Free),
-            Err(TryLockError::WouldBlock) => Ok(LockState::Held(read_holder(&mut file))),
-            Err(TryLockError::Error(error)) => Err(error).doing(Kind::Storage, || format!("lock {}", path.display())),
+        look_at(&self.lock_path(repository, instance, verb))
+    }
+
+    /// As [`StateDirectory::lock_state`], of that lock among several of `verb` that a run took with `token`.
+    pub fn lock_state_of(
+        &self,
+        repository: &RepositoryId,
+        instance: &InstanceName,
+        verb: Verb,
+        token: &str,
+    ) -> Result<LockState> {
+        let _gate = self.gate()?;
+        for path in self.lock_paths(repository, instance, verb) {
+            let state = look_at(&path)?;
+            if state.is_held_by(token) {
+                return Ok(state);
+            }
         }
+        Ok(LockState::Free)
     }
 
     /// Whether anybody on this host holds the lock: a RUNNING record is believed only then.
@@ -72,6 +113,11 @@ impl StateDirectory {
 
     fn lock_path(&self, repository: &RepositoryId, instance: &InstanceName, verb: Verb) -> PathBuf {
         self.root().join("locks").join(format!("{repository}.{instance}.{verb}.lock"))
+    }
+
+    fn lock_paths(&self, repository: &RepositoryId, instance: &InstanceName, verb: Verb) -> Vec<PathBuf> {
+        let numbered = |n| self.root().join("locks").join(format!("{repository}.{instance}.{verb}-{n}.lock"));
+        std::iter::once(self.lock_path(repository, instance, verb)).chain((2..=MOST_BESIDE).map(numbered)).collect()
     }
 
     fn gate(&self) -> Result<File> {
@@ -136,6 +182,19 @@ impl Lock {
 
     pub fn instance(&self) -> &InstanceName {
         &self.instance
+    }
+}
+
+fn look_at(path: &Path) -> Result<LockState> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LockState::Free),
+        Err(error) => return Err(error).doing(Kind::Storage, || format!("open {}", path.display())),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(LockState::Free),
+        Err(TryLockError::WouldBlock) => Ok(LockState::Held(read_holder(&mut file))),
+        Err(TryLockError::Error(error)) => Err(error).doing(Kind::Storage, || format!("lock {}", path.display())),
     }
 }
 
@@ -207,6 +266,22 @@ mod tests {
         assert!(path.exists());
         assert!(!state.is_locked(&repository, &main, Verb::Dump).unwrap());
         state.lock(&repository, &main, Verb::Dump, since).unwrap();
+    }
+
+    #[test]
+    fn runs_beside_each_other_each_have_a_lock_of_their_own() {
+        let (_directory, state) = state();
+        let (repository, main): (_, InstanceName) = (RepositoryId::random(), "main".parse().unwrap());
+        let take = || state.lock_beside(&repository, &main, Verb::Restore, at("2025-01-31T02:00:00Z"));
+        let locks: Vec<Lock> = (0..MOST_BESIDE).map(|_| take().unwrap()).collect();
+        assert_eq!(take().unwrap_err().kind, Kind::Locked);
+        let lives =
+            |token: &str| state.lock_state_of(&repository, &main, Verb::Restore, token).unwrap().is_held_by(token);
+        let tokens: Vec<String> = locks.iter().map(|lock| lock.holder().token.clone()).collect();
+        assert!(tokens.iter().all(|token| lives(token)));
+        drop(locks);
+        assert!(!tokens.iter().any(|token| lives(token)));
+        take().unwrap();
     }
 
     #[test]

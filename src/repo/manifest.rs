@@ -150,13 +150,13 @@ pub struct Counts {
 
 impl DumpManifest {
     pub fn to_json(&self) -> Result<Bytes> {
-        document::to_json(self)
+        document::to_sealed_json(self)
     }
 
     /// Reads the manifest of `stem`, which has to be about that dump and about nothing but its own objects.
     pub fn from_json(body: &[u8], instance: &InstanceName, stem: &DumpStem) -> Result<Self> {
         let name = stem.file_name(ObjectRole::Manifest);
-        let manifest: Self = document::from_json(body, &name)?;
+        let manifest: Self = document::from_sealed_json(body, &name)?;
         match manifest.stranger(instance, stem) {
             None => Ok(manifest),
             Some(what) => Err(Error::new(Kind::Verification, format!("read {name}"))
@@ -273,5 +273,23 @@ pub(super) mod tests {
         assert_eq!(json["startedAt"], "2025-01-31T02:03:04Z");
         assert_eq!(json["globals"]["included"], "not_included");
         assert_eq!(json["objects"][0]["role"], "archive");
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_seen() {
+        let main: InstanceName = "main".parse().unwrap();
+        let manifest = sample(&main, "shop", "2025-01-31T02:03:04Z".parse().unwrap());
+        let stem = "shop_20250131T020304Z_db1".parse().unwrap();
+        let body = manifest.to_json().unwrap();
+        for at in 0..body.len() {
+            for bit in [0, 3, 5] {
+                let mut flipped = body.to_vec();
+                flipped[at] ^= 1 << bit;
+                assert!(DumpManifest::from_json(&flipped, &main, &stem).is_err(), "byte {at} bit {bit}");
+            }
+        }
+        let unsealed = document::to_json(&manifest).unwrap();
+        let error = DumpManifest::from_json(&unsealed, &main, &stem).unwrap_err();
+        assert!(error.to_string().ends_with("it has no seal"), "{error}");
     }
 }

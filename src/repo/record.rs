@@ -264,7 +264,7 @@ async fn judge_running(repository: &Repository, state: &StateDirectory, run: &mu
     if record.status != RunStatus::Running {
         return Ok(());
     }
-    let lock = state.lock_state(repository.id(), &run.instance, record.verb)?;
+    let lock = state.lock_state_of(repository.id(), &run.instance, record.verb, &record.lock_token)?;
     let elsewhere = match record.host_id == *state.host_id() {
         true => None,
         // What cannot be asked (a mount that is read-only) cannot speak against the record either.

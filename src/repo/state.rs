@@ -5,6 +5,7 @@
 //! <root>/host-id                                       32 hex digits; says whose an intent is
 //! <root>/repositories/<32 hex of the address>.json     an address and the id that was found there
 //! <root>/locks/<repository id>.<instance>.<verb>.lock  flock; never deleted, else two runs could lock two files
+//! <root>/locks/<repository id>.<instance>.<verb>-<n>.lock  likewise, for runs that may go on beside each other
 //! <root>/locks/gate                                    held for moments while a lock is taken or looked at
 //! <root>/runs/<repository id>/<instance>/<run>.json    records that could not be stored in the repository
 //! ```

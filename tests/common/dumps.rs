@@ -1,8 +1,9 @@
 //! What dumps have left in a repository, seen with the eyes of a user: files, JSON, `zstd`, `sha256sum`, `pg_restore`.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -89,7 +90,9 @@ pub fn only_dump(workspace: &Workspace) -> Dump {
 pub fn runs_of(workspace: &Workspace, instance: &str) -> Vec<Value> {
     let folder = workspace.repository().join(instance).join("runs");
     let read = |name: String| serde_json::from_str::<Value>(&fs::read_to_string(folder.join(name)).unwrap()).unwrap();
-    let mut runs: Vec<Value> = tree(&folder).into_iter().map(read).collect();
+    // One that is just being written has a temporary name.
+    let names = tree(&folder).into_iter().filter(|name| !name.starts_with('.'));
+    let mut runs: Vec<Value> = names.map(read).collect();
     runs.sort_by_key(|run| run["startedAt"].as_str().unwrap().to_owned());
     runs
 }
@@ -123,5 +126,31 @@ pub fn within(limit: Duration, what: &str, is_so: &mut dyn FnMut() -> bool) {
     while !is_so() {
         assert!(began.elapsed() < limit, "{what}: not within {} s", limit.as_secs());
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A session that has run something in a transaction, which stays open until this is dropped.
+#[derive(Debug)]
+pub struct Holder(Child);
+
+impl Holder {
+    pub fn of(cluster: &Cluster, database: &str, statement: &str) -> Self {
+        let mut psql = cluster.client("psql");
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &cluster.conninfo(database)]).env("PGAPPNAME", "holder");
+        let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        writeln!(child.stdin.as_mut().unwrap(), "BEGIN; {statement}; SELECT 'held';").unwrap();
+        let mut answer = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        while !answer.contains("held") {
+            assert!(stdout.read_line(&mut answer).unwrap() > 0, "{statement}: {answer}");
+        }
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }

@@ -98,6 +98,17 @@ impl Pgkeep {
             .env("PATH", path)
     }
 
+    /// By another program: `words`, then this call as its arguments, as in `prlimit --fsize=1000 pgkeep dump …`.
+    pub fn under(self, words: &[&str]) -> Self {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(self.command.get_program()).args(self.command.get_args()).env_clear();
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        command.current_dir(self.command.get_current_dir().unwrap()).stdin(Stdio::null());
+        Self { command }
+    }
+
     /// For what this type does not offer.
     pub fn command(&mut self) -> &mut Command {
         &mut self.command

@@ -1,9 +1,13 @@
 //! A repository with real dumps, made once in a test binary; each test gets a copy to do with as it likes.
 
+use std::fs::{DirBuilder, File};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use super::pgkeep::tree;
 use super::{Cluster, Outcome, PgVersion, Workspace};
 
 /// A database whose name would move the cursor and forge a line if it were printed as it is.
@@ -13,7 +17,9 @@ pub const NASTY: &str = "\u{1b}[31mred\u{7} 100% ok";
 #[derive(Debug)]
 pub struct Stored {
     pub cluster: Cluster,
-    workspace: Workspace,
+    /// Path and content of every file. In memory, because nothing is dropped that lives as long as a test binary: a
+    /// directory would stay behind.
+    files: Vec<(String, Vec<u8>)>,
 }
 
 impl Stored {
@@ -42,13 +48,21 @@ impl Stored {
         // Roles are part of a dump: the second one differs in every object.
         cluster.sql("shop", "CREATE ROLE between_the_dumps; UPDATE orders SET what = md5(what)");
         dump("shop");
-        Self { cluster, workspace }
+        let names = tree(&workspace.repository()).into_iter().filter(|name| !name.ends_with('/'));
+        let read = |name: String| (std::fs::read(workspace.repository().join(&name)).unwrap(), name);
+        let files = names.map(read).map(|(content, name)| (name, content)).collect();
+        Self { cluster, files }
     }
 
     /// A workspace of its own with a copy of the repository; its state directory does not know the repository.
     pub fn copy(&self) -> Workspace {
         let workspace = Workspace::new();
-        copy_tree(&self.workspace.repository(), &workspace.repository());
+        for (name, content) in &self.files {
+            let path = workspace.repository().join(name);
+            DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).unwrap();
+            file.write_all(content).unwrap();
+        }
         workspace
     }
 }
@@ -65,7 +79,7 @@ pub fn shop_ids(workspace: &Workspace) -> Vec<String> {
 
 /// The ids of all backups, in the order of their names.
 pub fn ids(workspace: &Workspace) -> Vec<String> {
-    let names = super::pgkeep::tree(&workspace.repository().join("main/dumps"));
+    let names = tree(&workspace.repository().join("main/dumps"));
     names.iter().filter_map(|name| name.strip_suffix(".manifest.json")).map(str::to_owned).collect()
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Context, Options};
 use crate::command::finding::Finding;
 use crate::error::{Kind, Result};
+use crate::process::shell_word;
 use crate::repo::{Catalogue, LockState, Repository, Verb, probe};
 use crate::storage::{Address, Fault, Missing};
 
@@ -104,7 +105,10 @@ fn modes(address: &str) -> Vec<Finding> {
     )];
     if mode & 0o077 != 0 {
         let evidence = format!("mode {mode:04o} lets others look into it; the backups in it are closed to them");
-        findings.push(Finding::warn("repository.mode", address, evidence).fix(format!("chmod 700 {address}")));
+        findings.push(
+            Finding::warn("repository.mode", address, evidence)
+                .fix(format!("chmod 700 {}", shell_word(address.as_ref()))),
+        );
     }
     findings
 }
@@ -132,7 +136,12 @@ async fn space(repository: &Repository, options: &Options) -> Option<Finding> {
     let series = catalogue.series();
     let newest = series.iter().filter_map(|series| series.latest().ok()).map(|chosen| chosen.backup);
     let needed: u64 = newest.map(|backup| backup.manifest.stored_bytes()).sum::<u64>().saturating_mul(2);
-    let evidence = format!("{free} bytes are free, the last dumps of {} took {} bytes", options.instance, needed / 2);
+    let evidence = format!(
+        "{} MiB are free, the last dumps of instance {} took {} MiB",
+        free >> 20,
+        options.instance,
+        (needed / 2) >> 20
+    );
     Some(if free < needed {
         Finding::warn(id, address, evidence).fix("free some space, or store elsewhere with --repo")
     } else {

@@ -73,7 +73,7 @@ async fn relations(client: &Client, who: &Who) -> Answer<Vec<Finding>> {
 fn summary(who: &Who, count: i64, hidden: usize) -> Finding {
     let Who { role, database, .. } = who;
     if hidden == 0 {
-        let evidence = format!("all {count} tables and sequences can be read by {role}");
+        let evidence = format!("{count} of {count} tables and sequences can be read by {role}");
         return Finding::ok("rights.relations", database.as_str(), evidence);
     }
     let evidence = format!("{hidden} of {count} tables and sequences cannot be read by {role}: pg_dump will fail");
@@ -112,7 +112,7 @@ fn filtered_relation(who: &Who, row: &Row) -> Finding {
     Finding::fail("rights.row-security", full_name(who, row), evidence).fix(format!("ALTER ROLE {role} BYPASSRLS;"))
 }
 
-/// `pg_read_all_data` does not reach large objects before PostgreSQL 19, so their own rights are asked for.
+/// `pg_read_all_data` does not reach large objects, so their own rights are asked for.
 async fn large_objects(client: &Client, who: &Who) -> Answer<Option<Finding>> {
     let readable = if who.server_version >= 180_000 {
         "pg_catalog.has_largeobject_privilege(m.oid, 'SELECT')"
@@ -133,7 +133,7 @@ async fn large_objects(client: &Client, who: &Who) -> Answer<Option<Finding>> {
     Ok(match first.filter(|_| !row.get::<_, bool>(3)) {
         _ if count == 0 => None,
         None => {
-            let evidence = format!("all {count} large objects can be read by {role}");
+            let evidence = format!("{count} of {count} large objects can be read by {role}");
             Some(Finding::ok("rights.large-objects", who.database.as_str(), evidence))
         }
         Some(first) => {
@@ -168,7 +168,7 @@ async fn locks(client: &Client, who: &Who) -> Answer<Finding> {
     let row = client.query_one(query.as_str(), &[]).await?;
     let (tables, each, sessions): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
     let room = each.saturating_mul(sessions);
-    let evidence = format!("{tables} tables need as many locks, the lock table has room for about {room}");
+    let evidence = format!("a dump locks {tables} tables at once, the lock table has room for about {room}");
     let subject = who.database.as_str();
     // Twice what the dump takes: the others need locks, too.
     let needed = tables.saturating_mul(2) / sessions.max(1) + 1;

@@ -2,7 +2,7 @@
 
 use super::{Context, Databases, Options, rights, tools};
 use crate::command::finding::Finding;
-use crate::error::{Doing as _, Kind, Result};
+use crate::error::Result;
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
 use crate::pg::session::{Encryption, Session, SessionOptions};
 
@@ -46,6 +46,12 @@ pub async fn look(context: &Context, options: &Options, meant: Meant, findings: 
         }
         Meant::These(flags) => flags,
         Meant::All => match list(context, options).await {
+            Ok(flags) if flags.is_empty() => {
+                let evidence = "the server has no database but postgres and the templates";
+                let none = Finding::fail("postgres.databases", "PostgreSQL", evidence);
+                findings.push(none.fix("to dump postgres itself, name it: -d postgres"));
+                return Vec::new();
+            }
             Ok(flags) => flags,
             Err(error) => {
                 findings.push(Finding::of_error("postgres.connection", "PostgreSQL", &error));
@@ -66,12 +72,10 @@ async fn list(context: &Context, options: &Options) -> Result<Vec<ConnectionFlag
         flags.database = Some("postgres".to_owned());
     }
     let session = connect(context, options, &flags).await?.1;
-    let query = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
-                  WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1";
-    let rows = session.client().query(query, &[]).await.doing(Kind::Connect, || "list the databases")?;
+    let names = crate::pg::database::names(session.client()).await?;
     session.close().await;
     let flags = |name| ConnectionFlags { database: Some(name), ..options.connection.clone() };
-    Ok(rows.iter().map(|row| flags(row.get(0))).collect())
+    Ok(names.into_iter().map(flags).collect())
 }
 
 async fn connect(context: &Context, options: &Options, flags: &ConnectionFlags) -> Result<(ConnectTarget, Session)> {
@@ -87,12 +91,17 @@ async fn database(
     flags: &ConnectionFlags,
     findings: &mut Vec<Finding>,
 ) -> Option<Reached> {
-    let (target, session) = match connect(context, options, flags).await {
+    let named = ConnectTarget::resolve(flags, &context.environment).and_then(ConnectTarget::of_named_database);
+    let connected = match named {
+        Ok(_) => connect(context, options, flags).await,
+        Err(error) => Err(error),
+    };
+    let (target, session) = match connected {
         Ok(connected) => connected,
         Err(error) => {
             let named = flags.database.as_deref().or(flags.dbname.as_deref()).unwrap_or("PostgreSQL");
             // What was typed may be a whole connection string, with a password in it.
-            let subject = if named.contains(['=', '/', ':']) { "PostgreSQL" } else { named };
+            let subject = if named.is_empty() || named.contains(['=', '/', ':']) { "PostgreSQL" } else { named };
             findings.push(Finding::of_error("postgres.connection", subject, &error));
             return None;
         }

@@ -14,7 +14,7 @@ use crate::progress::Unit;
 use crate::repo::archive::ArchiveWatcher;
 use crate::repo::{BackupWriter, ObjectRole};
 use crate::storage::ObjectWriter;
-use crate::stream::{Compressor, compress};
+use crate::stream::{Compressed, Compressor, compress};
 
 /// An archive that is stored under its final name; the manifest is still to come.
 pub struct StoredArchive {
@@ -29,7 +29,11 @@ pub struct StoredArchive {
 /// `pg_dump`, uncompressed, custom format, to its standard output.
 pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Result<Program> {
     let program = source.client("pg_dump")?.args(["--format=custom", "--compress=0"]);
-    let program = program.arg(format!("--lock-wait-timeout={}", options.lock_wait.as_millis()));
+    // Else that of the role or the server's configuration, which may lack characters that the database has.
+    let program = program.arg(format!("--encoding={}", source.encoding()));
+    // To PostgreSQL 0 means to wait for ever, and more than this is an error.
+    let lock_wait_milliseconds = options.lock_wait.as_millis().clamp(1, i32::MAX as u128);
+    let program = program.arg(format!("--lock-wait-timeout={lock_wait_milliseconds}"));
     Ok(program.arg(format!("--snapshot={}", snapshot.name)).arg(format!("--dbname={}", source.dbname_argument())))
 }
 
@@ -54,12 +58,12 @@ pub async fn store(
             return Err(error);
         }
     };
-    let pumped = match compressor {
-        Ok(mut compressor) => pump(&context.interrupt, &mut compressor, &mut *writer).await.map(|()| compressor),
+    let compressed = match compressor {
+        Ok(compressor) => pump(&context.interrupt, compressor, &mut *writer).await,
         Err(error) => Err(error),
     };
-    let compressor = match pumped {
-        Ok(compressor) => compressor,
+    let compressed = match compressed {
+        Ok(compressed) => compressed,
         Err(error) => {
             writer.abort().await;
             let words = child.terminate().await;
@@ -67,20 +71,21 @@ pub async fn store(
         }
     };
     let finished = async {
-        let compressed = compressor.finish().await?;
         // End of file is not success: a killed pg_dump closes its pipe, too. Its exit status decides, and then the
         // archive itself.
-        let warnings = child.wait().await?.check().map_err(|error| with_hint(error, source.database()))?;
-        let archive = compressed.observer.finish()?;
-        Ok::<_, Error>((archive, compressed.plain, compressed.stored, warnings))
+        let exit = child.wait_unless(context.interrupt.stopped()).await?;
+        let warnings = exit.check().map_err(|error| with_hint(error, source.database()))?;
+        let archive = compressed.observer.finish().map_err(|error| with_words(error, &warnings))?;
+        Ok::<_, Error>((archive, warnings))
     };
-    let (archive, plain, stored, warnings) = match context.interrupt.guard(finished).await {
+    let (archive, warnings) = match finished.await {
         Ok(finished) => finished,
         Err(error) => {
             writer.abort().await;
             return Err(error);
         }
     };
+    let (plain, stored) = (compressed.plain, compressed.stored);
     let meta = writer.finish().await?;
     if meta.size_bytes != stored.size_bytes {
         let cause = format!("{} bytes were sent, the store has {}", stored.size_bytes, meta.size_bytes);
@@ -91,13 +96,13 @@ pub async fn store(
 
 async fn pump(
     interrupt: &Interrupt,
-    compressor: &mut Compressor<ArchiveWatcher>,
+    mut compressor: Compressor<ArchiveWatcher>,
     writer: &mut dyn ObjectWriter,
-) -> Result<()> {
+) -> Result<Compressed<ArchiveWatcher>> {
     while let Some(frame) = interrupt.guard(compressor.next()).await? {
         interrupt.guard(async { Ok(writer.write(frame).await?) }).await?;
     }
-    Ok(())
+    interrupt.guard(compressor.finish()).await
 }
 
 /// What pg_dump said explains an archive that makes no sense better than the archive does.

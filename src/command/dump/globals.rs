@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::WantedGlobals;
 use super::source::Source;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::interrupt::Interrupt;
 use crate::process::Program;
 use crate::repo::GlobalsIncluded;
 
@@ -27,29 +28,42 @@ pub enum Passwords {
 }
 
 /// `pg_dumpall --globals-only`; without passwords where the role may not read them, and then it says so.
-pub async fn take(source: &Source, wanted: WantedGlobals) -> Result<Globals> {
+pub async fn take(interrupt: &Interrupt, source: &Source, wanted: WantedGlobals) -> Result<Globals> {
     if wanted == WantedGlobals::LeaveOut {
         let reason = Some("left out by --no-globals".to_owned());
         return Ok(Globals { compressed: None, included: GlobalsIncluded::NotIncluded, reason, warning: None });
     }
-    // Asked, not guessed from a failure: any broken query of pg_dumpall names pg_authid.
-    let passwords = if source.may_read_passwords().await? { Passwords::Include } else { Passwords::LeaveOut };
-    let compressed = run(source, passwords).await.map_err(|error| match error.next_step() {
-        Some(_) => error,
-        None => error.hint("to dump without roles, memberships and tablespaces, use --no-globals"),
-    })?;
-    let (included, reason) = match passwords {
-        Passwords::Include => (GlobalsIncluded::WithPasswords, None),
-        Passwords::LeaveOut => (GlobalsIncluded::WithoutPasswords, Some("the role may not read pg_authid".to_owned())),
-    };
-    let warning = reason.as_ref().map(|reason| {
-        format!("globals are without passwords: {reason}; a superuser and members of pg_read_all_data may")
-    });
-    Ok(Globals { compressed: Some(compressed), included, reason, warning })
+    match run(interrupt, source, Passwords::Include).await {
+        Ok(compressed) => {
+            let included = GlobalsIncluded::WithPasswords;
+            Ok(Globals { compressed: Some(compressed), included, reason: None, warning: None })
+        }
+        // What pg_dumpall says does not tell: every complaint about roles, a timeout too, repeats a query that names
+        // pg_authid.
+        Err(_) if !source.may_read_passwords().await? => {
+            let compressed = run(interrupt, source, Passwords::LeaveOut).await?;
+            let reason = "the role may not read pg_authid".to_owned();
+            Ok(Globals {
+                compressed: Some(compressed),
+                included: GlobalsIncluded::WithoutPasswords,
+                warning: Some(format!(
+                    "globals are without passwords: {reason}; a superuser and members of pg_read_all_data may"
+                )),
+                reason: Some(reason),
+            })
+        }
+        Err(error) if error.kind == Kind::Tool && error.next_step().is_none() => {
+            Err(error.hint("to dump without roles, memberships and tablespaces, use --no-globals"))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
     let program = source.client("pg_dumpall")?.arg("--globals-only");
+    // What a restore reads is UTF-8, whatever the encoding of this database or of the role; SQL_ASCII has no conversion.
+    let encoding = if source.encoding() == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" };
+    let program = program.arg(format!("--encoding={encoding}"));
     let program = program.arg(format!("--database={}", source.dbname_argument()));
     Ok(match passwords {
         Passwords::Include => program,
@@ -57,13 +71,24 @@ pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
     })
 }
 
-async fn run(source: &Source, passwords: Passwords) -> Result<Bytes> {
-    let (sql, exit) = command(source, passwords)?.output(LIMIT_BYTES).await?;
-    exit.check()?;
+async fn run(interrupt: &Interrupt, source: &Source, passwords: Passwords) -> Result<Bytes> {
+    let (sql, exit) = command(source, passwords)?.output_unless(interrupt, LIMIT_BYTES).await?;
+    exit.check().map_err(with_hint)?;
     // The last line that pg_dumpall writes: an output that was cut does not have it.
     if !String::from_utf8_lossy(&sql[sql.len().saturating_sub(200)..]).contains("dump complete") {
         return Err(Error::new(Kind::Tool, "pg_dumpall ended with exit code 0, and its output breaks off"));
     }
     let compressed = zstd::encode_all(&sql[..], 3).doing(Kind::Unexpected, || "compress the globals")?;
     Ok(compressed.into())
+}
+
+/// pg_dumpall keeps to itself why it could not connect.
+fn with_hint(error: Error) -> Error {
+    if error.to_string().contains("could not connect to database") {
+        return error.hint(
+            "the server's log says why; pgkeep is connected itself, so look at the connection limits of the server, the \
+             database and the role: a dump takes two connections",
+        );
+    }
+    error
 }

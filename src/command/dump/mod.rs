@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::read_archive;
+use crate::repo::archive::{expect, fingerprint, object_key, read_archive};
 use crate::repo::{
     BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
     InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus,
@@ -277,16 +277,22 @@ impl Dumper<'_> {
     /// Refuses a cluster that is not this instance's. Returns the lineage if it is a new one, and the warning that says
     /// so.
     async fn judge_lineage(&self, source: &source::Source) -> Result<(Option<Lineage>, Option<String>)> {
-        // A role that may not read the identifier can still dump; its backups tell no lineage.
-        let Some(seen) = source.system_identifier() else { return Ok((None, None)) };
         let instance = &self.options.instance;
+        // A role that may not read the identifier can still dump; its backups tell no lineage.
+        let Some(seen) = source.system_identifier() else {
+            let warning = format!(
+                "the role may not execute pg_control_system(), so nothing tells whether this is the cluster that \
+                 instance {instance} holds"
+            );
+            return Ok((None, Some(warning)));
+        };
         let known = Lineage::all(self.repository, instance).await?;
         let lineage = Lineage {
             format: Lineage::FORMAT,
             system_identifier: seen,
             major_version: source.server_version() / 10_000,
             first_seen: self.context.clock.now(),
-            server_host: source.host().to_owned(),
+            server_host: source.host(),
             first_backup: None,
         };
         let major = lineage.major_version;
@@ -317,7 +323,7 @@ impl Dumper<'_> {
         let (new_lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
         warnings.extend(warning);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
-        let globals = interrupt.guard(globals::take(&source, self.options.globals)).await.at(Stage::Globals)?;
+        let globals = globals::take(interrupt, &source, self.options.globals).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());
 
         let clock = &*self.context.clock;
@@ -374,7 +380,7 @@ impl Dumper<'_> {
                 number: source.server_version(),
                 text: stored.archive.header.server_version.clone(),
             },
-            source: Source { host: source.host().to_owned(), port: source.port() },
+            source: Source { host: source.host(), port: source.port() },
             backup_host: self.context.host.clone(),
             started_at,
             finished_at: self.context.clock.now(),
@@ -403,12 +409,20 @@ impl Dumper<'_> {
         Ok(manifest)
     }
 
-    /// Reads the stored archive as a restore would.
+    /// Reads the stored archive as a restore would, and every object beside it.
     async fn read_back(&self, stem: &DumpStem, manifest: &DumpManifest) -> Result<()> {
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.compression.threads;
-        let read = read_archive(self.repository, stem, manifest, std::io::sink(), threads, task);
-        self.context.interrupt.guard(read).await.map(drop)
+        let read = async {
+            read_archive(self.repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
+                let key = object_key(&manifest.instance, stem, object.role);
+                let reader = self.repository.storage().read(&key, None).await?;
+                expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, &*task).await?)?;
+            }
+            Ok(())
+        };
+        self.context.interrupt.guard(read).await
     }
 }
 

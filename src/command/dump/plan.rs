@@ -28,21 +28,36 @@ pub struct PlannedItem {
 /// Finds out which databases are meant; asks the server only for `--all`.
 pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
     let items = match &options.databases {
-        Databases::Named(names) if names.is_empty() => vec![from_environment(context, options)?],
+        Databases::Named(names) if names.is_empty() => vec![item(context, options.connection.clone())?],
         Databases::Named(names) => names.iter().map(|name| named(context, options, name)).collect::<Result<_>>()?,
         Databases::All => context.interrupt.guard(all(context, options)).await?,
     };
     let warnings = match &options.databases {
         Databases::Named(names) if names.iter().any(|typed| holds_password(typed)) => vec![PASSWORD.to_owned()],
-        _ => Vec::new(),
+        Databases::Named(_) => Vec::new(),
+        Databases::All => items.iter().filter_map(unspeakable).collect(),
     };
     Ok(Plan { items, warnings })
 }
 
+/// Its item fails for its own reason, which does not say the cause.
+fn unspeakable(item: &PlannedItem) -> Option<String> {
+    item.name.contains(char::REPLACEMENT_CHARACTER).then(|| {
+        format!(
+            "the name of database {:?} is not UTF-8, so it cannot be asked for: rename it from a database of its encoding",
+            item.name
+        )
+    })
+}
+
 fn named(context: &Context, options: &Options, typed: &str) -> Result<PlannedItem> {
     let flags = ConnectionFlags { dbname: Some(typed.to_owned()), ..options.connection.clone() };
-    // Resolved once here so that a mistyped keyword or service stops everything before anything is stored.
-    let target = ConnectTarget::resolve(&flags, &context.environment)?;
+    item(context, flags)
+}
+
+/// Resolved once here so that a mistyped keyword or service stops everything before anything is stored.
+fn item(context: &Context, flags: ConnectionFlags) -> Result<PlannedItem> {
+    let target = ConnectTarget::resolve(&flags, &context.environment)?.of_named_database()?;
     Ok(PlannedItem { name: target.dbname, flags })
 }
 
@@ -57,39 +72,26 @@ fn holds_password(typed: &str) -> bool {
     target.is_ok_and(|target| target.hosts.iter().any(|host| host.password.is_some()))
 }
 
-fn from_environment(context: &Context, options: &Options) -> Result<PlannedItem> {
-    let environment = &context.environment;
-    if environment.get("PGDATABASE").is_none() && environment.get("PGSERVICE").is_none() {
-        return Err(Error::usage("no database is named").hint("name one with -d, or take every one with --all"));
-    }
-    let target = ConnectTarget::resolve(&options.connection, environment)?;
-    Ok(PlannedItem { name: target.dbname, flags: options.connection.clone() })
+/// An empty variable is as good as none, as it is to libpq.
+fn names_database(environment: &Environment) -> bool {
+    ["PGDATABASE", "PGSERVICE"].iter().any(|name| environment.get(name).is_some_and(|value| !value.is_empty()))
 }
 
 async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
     let mut flags = options.connection.clone();
-    if context.environment.get("PGDATABASE").is_none() && context.environment.get("PGSERVICE").is_none() {
+    if !names_database(&context.environment) {
         flags.database = Some("postgres".to_owned());
     }
     let target = ConnectTarget::resolve(&flags, &context.environment)?;
     let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
     let session = Session::connect(&target, &session_options).await;
     let session = session.doing(Kind::Connect, || "list the databases, stage connect")?;
-    // A database that a failed CREATE DATABASE left behind (limit -2) is listed: its failure is news.
-    let query = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
-                  WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1";
-    let rows = session.client().query(query, &[]).await.doing(Kind::Connect, || "list the databases, stage connect")?;
+    let names = crate::pg::database::names(session.client()).await?;
     session.close().await;
     let item = |name: String| PlannedItem {
         flags: ConnectionFlags { database: Some(name.clone()), ..options.connection.clone() },
         name,
     };
-    // A name made in a database of another encoding need not be UTF-8.
-    let names: std::result::Result<Vec<String>, tokio_postgres::Error> =
-        rows.iter().map(|row| row.try_get(0)).collect();
-    let names = names.doing(Kind::Tool, || "read the names of the databases").map_err(|error| {
-        error.hint("a name is not UTF-8: rename that database, or name the others with -d instead of --all")
-    })?;
     let items: Vec<PlannedItem> = names.into_iter().map(item).collect();
     if items.is_empty() {
         return Err(Error::new(Kind::NotVerified, "the server has no database but postgres and the templates")

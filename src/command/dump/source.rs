@@ -39,8 +39,8 @@ impl Source {
         &self.session.endpoint().dbname
     }
 
-    pub fn host(&self) -> &str {
-        &self.session.endpoint().host
+    pub fn host(&self) -> String {
+        self.session.endpoint().called()
     }
 
     pub fn port(&self) -> u16 {
@@ -51,6 +51,18 @@ impl Source {
         self.session.server_version_num()
     }
 
+    /// The encoding of the database, by PostgreSQL's name.
+    pub fn encoding(&self) -> &str {
+        self.session.encoding()
+    }
+
+    /// Whether the role may read password hashes.
+    pub async fn may_read_passwords(&self) -> Result<bool> {
+        let query = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
+        let row = self.session.client().query_one(query, &[]).await;
+        Ok(row.doing(Kind::Tool, || "ask for the rights on pg_authid")?.get(0))
+    }
+
     pub fn system_identifier(&self) -> Option<SystemIdentifier> {
         self.session.system_identifier().map(SystemIdentifier)
     }
@@ -59,7 +71,7 @@ impl Source {
     pub fn describe_server(&self) -> String {
         let (major, minor) = (self.server_version() / 10_000, self.server_version() % 10_000);
         let endpoint = self.session.endpoint();
-        format!("PostgreSQL {major}.{minor} at {}:{} as {}", endpoint.host, endpoint.port, endpoint.user)
+        format!("PostgreSQL {major}.{minor} at {}:{} as {}", endpoint.called(), endpoint.port, endpoint.user)
     }
 
     /// Opens the transaction and reads what the database says of itself. It stays open until the source is dropped.
@@ -71,13 +83,6 @@ impl Source {
         let name = row.doing(Kind::Tool, || "export the snapshot")?.get(0);
         let description = Description::read(client, self.server_version()).await?;
         Ok(Snapshot { name, description })
-    }
-
-    /// Whether the role may read the password hashes of the cluster.
-    pub async fn may_read_passwords(&self) -> Result<bool> {
-        let query = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
-        let row = self.session.client().query_one(query, &[]).await;
-        Ok(row.doing(Kind::Tool, || "ask for the right to read pg_authid")?.get(0))
     }
 
     /// One of the client programs, with the connection in its environment.

@@ -62,7 +62,9 @@ pub async fn list(context: &Context, options: &Options) -> Result<Outcome<Listed
     let holdings = Holdings::read(context, options).await?;
     let wanted = |entry: &&Entry| options.database.as_deref().is_none_or(|database| entry.is_of_database(database));
     let mut entries: Vec<&Entry> = holdings.catalogue.entries.iter().filter(wanted).collect();
-    entries.sort_by_key(|entry| std::cmp::Reverse(entry.stem().started_at()));
+    // Names tell seconds only; of two that began in one second the one that ended later is the newer.
+    let ended = |entry: &Entry| entry.backup().map(|backup| backup.manifest.finished_at);
+    entries.sort_by_key(|entry| std::cmp::Reverse((entry.stem().started_at(), ended(entry))));
     Ok(Outcome { items: entries.into_iter().map(listed).collect(), warnings: Vec::new(), error: None })
 }
 

@@ -71,6 +71,8 @@ pub struct Proven {
     /// The deepest verification that passed, the newest of its depth.
     pub level: Option<Level>,
     pub at: Option<Moment>,
+    /// Something is missing now, or a later verification failed: the rest is history.
+    pub refuted: bool,
 }
 
 impl Proven {
@@ -80,17 +82,19 @@ impl Proven {
             read_back: backup.manifest.checks.read_back,
             level: best.map(|proof| proof.level),
             at: best.map(|proof| Moment(proof.at.time())),
+            refuted: State::of(backup) == State::Damaged,
         }
     }
 
     pub fn is_proven(&self) -> bool {
-        self.read_back || self.level.is_some()
+        !self.refuted && (self.read_back || self.level.is_some())
     }
 }
 
 impl std::fmt::Display for Proven {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.level, self.at, self.read_back) {
+            _ if self.refuted => f.write_str("no"),
             (Some(level), Some(at), _) => write!(f, "{} {at}", level.as_str()),
             (_, _, true) => f.write_str("read back"),
             (_, _, false) => f.write_str("no"),

@@ -9,7 +9,8 @@ use super::runs::reason;
 use super::{Context, Holdings, Moment, Options, Outcome, PassedOver, State, Summary, seen_runs};
 use crate::command::finding::{Finding, error_of};
 use crate::error::Result;
-use crate::repo::{Entry, InstanceName, RunItem, RunName, RunRecord, RunStatus, SeenRun, Series, Verb};
+use crate::process::shell_word;
+use crate::repo::{Backup, Entry, InstanceName, RunItem, RunName, RunRecord, RunStatus, SeenRun, Series, Verb};
 
 /// For how long a failed attempt at a database that never had a backup counts: a name that was mistyped once must not
 /// be missed for ever, a job that fails every week must.
@@ -54,13 +55,31 @@ pub async fn overview(context: &Context, options: &Options) -> Result<Outcome<In
     let now = context.clock.now();
     let instances: BTreeSet<&InstanceName> =
         series.iter().map(|series| series.instance).chain(runs.iter().map(|run| &run.instance)).collect();
+    let address = holdings.repository.address();
+    let place = |instance| Place { address, instance };
     let items: Vec<InstanceReport> =
-        instances.into_iter().map(|instance| instance_report(instance, &series, &runs, now)).collect();
+        instances.into_iter().map(|instance| instance_report(place(instance), &series, &runs, now)).collect();
     let error = error_of(items.iter().flat_map(|item| &item.findings));
     Ok(Outcome { items, warnings: Vec::new(), error })
 }
 
-fn instance_report(instance: &InstanceName, series: &[Series], runs: &[SeenRun], now: DateTime<Utc>) -> InstanceReport {
+/// Where a command has to look, so that the ones that are proposed can be pasted.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    address: &'a str,
+    instance: &'a InstanceName,
+}
+
+impl Place<'_> {
+    fn command(&self, words: &[&str]) -> String {
+        let place = ["--repo", self.address, "--instance", self.instance.as_str()];
+        let words = ["pgkeep"].iter().chain(words).chain(&place);
+        words.map(|word| shell_word(word.as_ref())).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn instance_report(place: Place, series: &[Series], runs: &[SeenRun], now: DateTime<Utc>) -> InstanceReport {
+    let instance = place.instance;
     let series: Vec<&Series> = series.iter().filter(|series| series.instance == instance).collect();
     let runs: Vec<&SeenRun> = runs.iter().filter(|run| run.instance == *instance).collect();
     let mut attempts = last_attempts(&runs);
@@ -70,7 +89,7 @@ fn instance_report(instance: &InstanceName, series: &[Series], runs: &[SeenRun],
         let database = series.database().to_owned();
         let last_attempt = attempts.remove(&database);
         let report = database_report(series, last_attempt, now);
-        findings.extend(database_findings(series, &report));
+        findings.extend(database_findings(place, series, &report));
         databases.push(report);
     }
     let recent = |attempt: &Attempt| now - attempt.started_at.0 < NEVER_DUMPED_COUNTS;
@@ -83,7 +102,7 @@ fn instance_report(instance: &InstanceName, series: &[Series], runs: &[SeenRun],
             backups: 0,
             stored_bytes: 0,
         };
-        findings.push(no_good_backup(&report, "there is no backup of it".to_owned()));
+        findings.push(no_good_backup(place, &report, "there is no backup of it".to_owned()));
         findings.extend(failed_attempt(&report));
         databases.push(report);
     }
@@ -155,40 +174,72 @@ fn run_findings(instance: &InstanceName, runs: &[&SeenRun]) -> Vec<Finding> {
     findings
 }
 
-fn database_findings(series: &Series, report: &DatabaseReport) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = series.entries.iter().filter_map(|entry| entry_finding(entry)).collect();
+fn database_findings(place: Place, series: &Series, report: &DatabaseReport) -> Vec<Finding> {
+    let entries = series.entries.iter();
+    let mut findings: Vec<Finding> = entries.filter_map(|entry| entry_finding(place, entry)).collect();
     match &report.newest {
         None => {
             let why = series.latest().err().map(|error| error.to_string()).unwrap_or_default();
-            findings.insert(0, no_good_backup(report, why));
+            findings.insert(0, no_good_backup(place, report, why));
         }
         Some(newest) if !newest.proven.is_proven() => {
             let evidence = "it was stored and never read again".to_owned();
-            let fix = format!("pgkeep verify {} --deep", newest.id);
+            let fix = place.command(&["verify", newest.id.as_str(), "--deep"]);
             findings.push(Finding::warn("backup-unproven", newest.id.as_str(), evidence).fix(fix));
         }
         Some(_) => {}
     }
     findings.extend(failed_attempt(report));
+    findings.extend(content_findings(place, series));
+    findings
+}
+
+/// What the newest good backup holds less than the one before it, and what `pg_dump` had to say. A dump of an emptied
+/// database is a good dump.
+fn content_findings(place: Place, series: &Series) -> Vec<Finding> {
+    let mut good: Vec<&Backup> = series.backups().filter(|backup| backup.shortcoming().is_none()).collect();
+    good.sort_by_key(|backup| std::cmp::Reverse(backup.manifest.finished_at));
+    let Some(newest) = good.first() else { return Vec::new() };
+    let (id, manifest) = (newest.id().as_str(), &newest.manifest);
+    let show = place.command(&["report", "show", id]);
+    let mut findings = Vec::new();
+    if manifest.counts.tables == 0 {
+        findings.push(Finding::warn("database-empty", id, "it holds no table").fix("is this the right database?"));
+    } else if let Some(before) =
+        good.get(1).filter(|before| manifest.plain.size_bytes < before.manifest.plain.size_bytes / 2)
+    {
+        let evidence = format!(
+            "its archive has {} bytes, that of {} had {}",
+            manifest.plain.size_bytes,
+            before.id(),
+            before.manifest.plain.size_bytes
+        );
+        findings.push(Finding::warn("backup-shrank", id, evidence).fix(format!("was data removed? {show}")));
+    }
+    if manifest.counts.warnings > 0 {
+        let evidence = format!("pg_dump wrote {} lines of warnings", manifest.counts.warnings);
+        findings.push(Finding::warn("dump-warnings", id, evidence).fix(show));
+    }
     findings
 }
 
 /// A backup that is not what its name promises. A choice of tables is no damage.
-fn entry_finding(entry: &Entry) -> Option<Finding> {
+fn entry_finding(place: Place, entry: &Entry) -> Option<Finding> {
     let id = entry.id();
     match entry {
         Entry::Unreadable(unreadable) => Some(Finding::of_error("manifest-unreadable", id.as_str(), &unreadable.error)),
         Entry::Backup(backup) if State::of(backup) == State::Damaged => {
             let why = backup.shortcoming().unwrap_or_default();
-            let fix = format!("pgkeep verify {id} says what is wrong; if it cannot be mended, make a new backup");
+            let look = place.command(&["verify", id.as_str(), "--deep"]);
+            let fix = format!("make a new backup; what is wrong with this one: {look}");
             Some(Finding::fail("backup-damaged", id.as_str(), why).fix(fix))
         }
         Entry::Backup(_) => None,
     }
 }
 
-fn no_good_backup(report: &DatabaseReport, why: String) -> Finding {
-    let fix = format!("pgkeep dump -d {:?}", report.database);
+fn no_good_backup(place: Place, report: &DatabaseReport, why: String) -> Finding {
+    let fix = place.command(&["dump", "-d", &report.database]);
     Finding::fail("no-good-backup", report.database.as_str(), why).fix(fix)
 }
 

@@ -40,6 +40,9 @@ impl Finding {
     }
 }
 
+/// The id of the finding that there is no backup any more.
+pub(super) const REMOVED: &str = "backup-removed";
+
 /// What a verification saw.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -235,7 +238,7 @@ impl Reader<'_> {
         if self.damaged && self.is_gone().await {
             // A prune has removed the backup while we read it: that is no damage.
             let name = self.backup.stem.file_name(ObjectRole::Manifest);
-            let gone = Finding::new("backup-removed", &name, "was removed while the backup was verified");
+            let gone = Finding::new(REMOVED, &name, "was removed while the backup was verified");
             return Seen { findings: vec![gone], unasked: Some(Kind::NotVerified), ..self.seen };
         }
         if self.damaged {

@@ -235,6 +235,10 @@ impl Verifier<'_> {
             }
         };
         let mut item = self.item(entry, told, started.elapsed());
+        if item.findings.iter().any(|finding| finding.id == backup::REMOVED) {
+            // A proof of what is no backup any more would only lie about.
+            return item;
+        }
         match self.proof(&item).store(self.repository).await {
             Ok(name) => item.proof = Some(name.to_string()),
             Err(error) => warnings.push(format!(
@@ -247,7 +251,7 @@ impl Verifier<'_> {
 
     fn item(&self, entry: &Entry, told: Told, duration: Duration) -> Item {
         let id = entry.id();
-        let error = told.failure.map(|failure| failure.about(&id));
+        let error = told.failure.map(Failure::error);
         let stored_bytes = entry.backup().map(|backup| backup.manifest.stored_bytes());
         let database = match entry {
             Entry::Backup(backup) => backup.manifest.database.clone(),
@@ -308,7 +312,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn about(self, id: &BackupId) -> Error {
+    fn error(self) -> Error {
         match self {
             Self::Whole(error) => error,
             Self::Found { kind, sentence } => {
@@ -317,7 +321,7 @@ impl Failure {
                     Kind::Usage => "use a newer pgkeep",
                     _ => "make the repository readable, and verify again",
                 };
-                Error::new(kind, format!("verify backup {id}")).because(sentence).hint(hint)
+                Error::new(kind, sentence).hint(hint)
             }
         }
     }

@@ -14,6 +14,8 @@ const LONGEST_CHUNK_BYTES: u32 = i32::MAX as u32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataBlock {
     pub dump_id: DumpId,
+    /// Where in the archive the block begins.
+    pub offset: u64,
     /// Without the framing, as the archive holds them: compressed if the archive is.
     pub size_bytes: u64,
     /// How many large objects the block holds; none for a table.
@@ -28,6 +30,8 @@ pub(super) struct Blocks {
     partial: [u8; 9],
     partial_bytes: usize,
     integer_bytes: usize,
+    /// Where the block that began last begins.
+    block_offset: u64,
     /// Of the next byte of the archive.
     offset: u64,
     open: Option<OpenBlock>,
@@ -65,6 +69,7 @@ impl Blocks {
             partial: [0; 9],
             partial_bytes: 0,
             integer_bytes,
+            block_offset: offset,
             offset,
             open: None,
             seen: HashSet::new(),
@@ -178,6 +183,7 @@ impl Blocks {
     fn block_type(&mut self, bytes: &mut &[u8]) -> Result<()> {
         let Some((&byte, rest)) = bytes.split_first() else { return Ok(()) };
         *bytes = rest;
+        self.block_offset = self.offset;
         self.state = State::BlockId(match byte {
             1 => BlockKind::Table,
             3 => BlockKind::LargeObjects,
@@ -200,7 +206,7 @@ impl Blocks {
         if !self.seen.insert(entry.dump_id) {
             return Err(self.wrong(&format!("a second block of {entry}")));
         }
-        let block = DataBlock { dump_id: entry.dump_id, size_bytes: 0, large_objects: 0 };
+        let block = DataBlock { dump_id: entry.dump_id, offset: self.block_offset, size_bytes: 0, large_objects: 0 };
         self.open = Some(OpenBlock { block, kind });
         self.state = match kind {
             BlockKind::Table => State::ChunkLength,

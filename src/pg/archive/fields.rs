@@ -49,6 +49,10 @@ impl Fields {
         self.integer_bytes = integer_bytes;
     }
 
+    pub(super) fn offset_bytes(&self) -> usize {
+        self.offset_bytes
+    }
+
     pub(super) fn set_offset_bytes(&mut self, offset_bytes: usize) {
         self.offset_bytes = offset_bytes;
     }

@@ -82,11 +82,21 @@ impl fmt::Display for TocEntry {
 }
 
 /// Every entry, in archive order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Toc {
     entries: Vec<TocEntry>,
     by_id: HashMap<DumpId, usize>,
+    places: HashMap<DumpId, u64>,
 }
+
+/// What the tables say, wherever in an archive they stand.
+impl PartialEq for Toc {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl Eq for Toc {}
 
 impl Toc {
     pub fn entries(&self) -> &[TocEntry] {
@@ -95,6 +105,12 @@ impl Toc {
 
     pub fn get(&self, id: DumpId) -> Option<&TocEntry> {
         self.by_id.get(&id).and_then(|&at| self.entries.get(at))
+    }
+
+    /// Where in the archive an entry says where its block begins; `None` without data, and where an archive has offsets
+    /// of another size than eight bytes.
+    pub fn place(&self, id: DumpId) -> Option<u64> {
+        self.places.get(&id).copied()
     }
 
     /// Every role that owns something here.
@@ -175,6 +191,7 @@ pub(super) struct TocReader {
 struct Draft {
     dump_id: Option<DumpId>,
     has_data: bool,
+    place: Option<u64>,
     catalog_id: CatalogId,
     tag: String,
     desc: Option<Arc<str>>,
@@ -285,7 +302,8 @@ impl TocReader {
     }
 
     /// 1: not known when it was written, 2: known, 3: the entry has no data.
-    fn offset(&self, fields: &mut Fields) -> Result<(), Stop> {
+    fn offset(&mut self, fields: &mut Fields) -> Result<(), Stop> {
+        self.draft.place = (self.draft.has_data && fields.offset_bytes() == 8).then_some(fields.offset());
         match (fields.offset_state()?, self.draft.has_data) {
             (1 | 2, true) | (3, false) => Ok(()),
             (state, true) => Err(fields.fail(format!("an entry with data has offset state {state}"))),
@@ -298,8 +316,9 @@ impl TocReader {
         let (Some(dump_id), Some(desc), Some(section)) = (draft.dump_id, draft.desc, draft.section) else {
             return Err(fields.fail("an entry without a kind"));
         };
-        self.weigh(size_of::<TocEntry>() + size_of::<(DumpId, usize)>() + draft.tag.len() + 32, fields)?;
+        self.weigh(size_of::<TocEntry>() + 2 * size_of::<(DumpId, usize)>() + draft.tag.len() + 32, fields)?;
         self.toc.by_id.insert(dump_id, self.toc.entries.len());
+        self.toc.places.extend(draft.place.map(|place| (dump_id, place)));
         self.toc.entries.push(TocEntry {
             dump_id,
             has_data: draft.has_data,

@@ -112,6 +112,8 @@ fn numbers() {
     assert_eq!(target.keepalive.count, None);
     assert_eq!(target.keepalive.user_timeout, Some(Duration::from_millis(1500)));
     assert_eq!(resolve("connect_timeout=-1", &[]).connect_timeout, None);
+    assert_eq!(resolve("connect_timeout=0", &[]).connect_timeout, None);
+    assert_eq!(resolve("", &[]).connect_timeout, Some(Duration::from_secs(60)));
 }
 
 #[test]
@@ -167,4 +169,11 @@ fn a_service_file_may_be_named_beside_its_service() {
     let error =
         ConnectTarget::resolve(&dbname("service=b"), &environment(&[("PGSERVICEFILE", file.to_str().unwrap())]));
     assert!(error.unwrap_err().next_step().unwrap().contains("[b]"));
+}
+
+#[test]
+fn a_password_that_is_not_encoded_is_not_repeated_as_a_port() {
+    let error = ConnectTarget::resolve(&dbname("postgresql://u:hunter2/x@h/d"), &environment(&[])).unwrap_err();
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    assert!(error.next_step().unwrap().contains("%2F"), "{error:?}");
 }

@@ -14,9 +14,9 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::failure::text_of;
+use super::failure::{self, text_of};
 use super::wire::Wire;
-use super::{APPLICATION_NAME, Cause, Failure, unsuitable};
+use super::{APPLICATION_NAME, Cause, Failure, unsuitable, within};
 use crate::pg::conninfo::{ChannelBinding, ConnectTarget, HostTarget, Negotiation, SessionAttributes, SslMode};
 use crate::pg::tls;
 
@@ -87,13 +87,10 @@ pub(super) async fn log_in(
     address: Option<SocketAddr>,
     wanted: SessionAttributes,
 ) -> Result<Login, Failure> {
-    let attempt = log_in_and_ask(target, host, address, wanted);
-    match target.connect_timeout {
-        None => attempt.await,
-        Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
-            Err(Failure::new(host, address, Cause::Timeout, format!("no answer within {} s", limit.as_secs())))
-        }),
-    }
+    let limit = target.connect_timeout;
+    within(limit, log_in_and_ask(target, host, address, wanted))
+        .await
+        .unwrap_or_else(|| Err(Failure::new(host, address, Cause::Timeout, failure::no_answer(limit))))
 }
 
 async fn log_in_and_ask(

@@ -64,15 +64,14 @@ impl ChildConnection {
 
 fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<File>> {
     let Some(password) = &endpoint.password else { return Ok(None) };
-    let address = endpoint.address.map(|address| address.ip().to_string()).unwrap_or_default();
-    let host = if endpoint.host.is_empty() { &address } else { &endpoint.host };
-    let mut lines = passfile::line(host, endpoint.port, &endpoint.user, password)?;
+    let mut lines = passfile::line(&endpoint.called(), endpoint.port, &endpoint.user, password)?;
     if endpoint.address.is_none() {
         // libpq looks for this word where the directory is the one compiled into it.
         lines.push_str(&passfile::line("localhost", endpoint.port, &endpoint.user, password)?);
     }
     let doing = || format!("write a password file in {scratch:?}");
-    let mut file = tempfile::tempfile_in(scratch).doing(Kind::Unexpected, doing)?;
+    let made = tempfile::tempfile_in(scratch).doing(Kind::Unexpected, doing);
+    let mut file = made.map_err(|error| error.hint("name a directory that this user may write to in TMPDIR"))?;
     // Before there is anything in it: without a name it was made with whatever the umask let pass.
     fchmod(&file, Mode::RUSR | Mode::WUSR).doing(Kind::Unexpected, doing)?;
     file.write_all(lines.as_bytes()).doing(Kind::Unexpected, doing)?;

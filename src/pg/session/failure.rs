@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
@@ -187,6 +188,10 @@ impl Failure {
 }
 
 const NO_PASSWORD: &str = "the server asks for a password and none was given";
+
+pub(super) fn no_answer(limit: Option<Duration>) -> String {
+    format!("no answer within {} s", limit.unwrap_or_default().as_secs())
+}
 
 /// The words of the server, else the innermost causes, on one line.
 pub(super) fn text_of(error: tokio_postgres::Error) -> String {

@@ -1,0 +1,75 @@
+//! The plain archive as `pg_dump` wrote it, for `pg_restore` by hand.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use super::{At, Context, Failed, Item, Outcome, Selected, Source, Stage, plan, recorded};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::progress::Unit;
+use crate::repo::archive::read_archive;
+
+/// Writes the archive to a new file of mode 0600, checked to its end before it has its name.
+pub async fn to_file(context: &Context, source: &Source, selected: &Selected, path: &Path) -> Result<Outcome<Item>> {
+    recorded(context, selected, async |item: &mut Item| {
+        item.file = Some(path.to_owned());
+        write(context, source, selected, path).await.at(Stage::File)
+    })
+    .await
+}
+
+async fn write(context: &Context, source: &Source, selected: &Selected, path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(exists(path));
+    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    plan::room(directory, selected.manifest.plain.size_bytes, "the archive")?;
+    let doing = || format!("write {}", path.display());
+    let unfinished = tempfile::Builder::new().prefix(".pgkeep-").tempfile_in(directory).doing(Kind::Storage, doing)?;
+    let file = unfinished.reopen().doing(Kind::Storage, doing)?;
+    let file = context.interrupt.guard(read(context, source, selected, file)).await?;
+    file.sync_all().doing(Kind::Storage, doing)?;
+    unfinished.persist_noclobber(path).map_err(|error| match error.error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(path),
+        _ => Error::new(Kind::Storage, doing()).because(error.error),
+    })?;
+    File::open(directory).and_then(|directory| directory.sync_all()).doing(Kind::Storage, doing)
+}
+
+fn exists(path: &Path) -> Error {
+    Error::refused(format!("{} exists", path.display())).hint("name a file that does not exist yet")
+}
+
+/// Writes the archive to `output`. It is read twice: what reaches `output` cannot be taken back, so the first pass
+/// checks it to its end.
+pub async fn to_stream<W: Write + Send + 'static>(
+    context: &Context,
+    source: &Source,
+    selected: &Selected,
+    output: W,
+) -> Result<Outcome<Item>> {
+    recorded(context, selected, async |_: &mut Item| {
+        let both = async {
+            read(context, source, selected, std::io::sink()).await?;
+            let mut output = read(context, source, selected, output).await?;
+            output.flush().doing(Kind::Storage, || "write to standard output")
+        };
+        context.interrupt.guard(both).await.map_err(|error| Failed { stage: Stage::File, error })
+    })
+    .await
+}
+
+async fn read<W: Write + Send + 'static>(
+    context: &Context,
+    source: &Source,
+    selected: &Selected,
+    output: W,
+) -> Result<W> {
+    let Selected { repository, stem, manifest, .. } = selected;
+    let task = context.monitor.task("read archive", Unit::Bytes, Some(manifest.plain.size_bytes));
+    let (_, output) = read_archive(repository, stem, manifest, output, source.threads, task).await?;
+    Ok(output)
+}

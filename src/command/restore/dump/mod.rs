@@ -1,0 +1,296 @@
+//! `pgkeep restore dump`: a dump into a new or empty database, or as a plain file.
+//!
+//! The story: choose the backup → look at the target and refuse what cannot end well → read the whole archive, checked
+//! to its end, into a file without a name → create the database under a name that says it is unfinished → create the
+//! roles that are missing → `pg_restore` → planner statistics → owner, rights, settings, comment and the real name in
+//! one transaction. So a database under its real name is whole; whatever fails before takes the unfinished one away.
+
+mod client;
+mod database;
+mod file;
+mod plan;
+mod roles;
+mod server;
+mod target;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::super::{Context, Outcome, Status, finish_run, open};
+use crate::error::{Error, Kind, Result};
+use crate::pg::conninfo::ConnectionFlags;
+use crate::pg::tools::Search;
+use crate::repo::{
+    BackupId, Catalogue, Choice, DumpManifest, DumpStem, InstanceName, Repository, Run, RunItem, RunOutcome, RunStatus,
+    Verb, Which,
+};
+
+pub use file::{to_file, to_stream};
+pub use plan::{Plan, Preview, plan};
+pub use roles::Passwords;
+
+/// Which backup is meant, and where it lies.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The address of the repository.
+    pub repository: String,
+    /// `None`: all instances of the repository.
+    pub instance: Option<InstanceName>,
+    pub which: Which,
+    /// The database that was dumped.
+    pub database: Option<String>,
+    /// Threads that decode.
+    pub threads: NonZeroUsize,
+}
+
+/// How to reach the server that is restored to.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// A URI or keyword string, which says where, not which database.
+    pub to: Option<String>,
+    pub connection: ConnectionFlags,
+    pub connect_retry: Duration,
+    pub clients: Search,
+}
+
+/// How to restore.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub server: Server,
+    /// The database to restore into; `None`: the name that it had.
+    pub into: Option<String>,
+    pub jobs: NonZeroUsize,
+    pub analyze: Analyze,
+    pub passwords: Passwords,
+    pub on_error: OnError,
+    /// Directory for the decoded archive.
+    pub scratch: PathBuf,
+    /// Threads that decode.
+    pub threads: NonZeroUsize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Analyze {
+    No,
+    Stages,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// At the first error, and nothing is left.
+    Stop,
+    /// Errors are counted and told.
+    GoOn,
+}
+
+/// The backup that was chosen.
+#[derive(Debug)]
+pub struct Selected {
+    pub repository: Repository,
+    pub stem: DumpStem,
+    pub manifest: DumpManifest,
+    /// What newer was passed over and why.
+    pub warnings: Vec<String>,
+}
+
+/// Chooses the backup; reads manifests and nothing else.
+pub async fn select(context: &Context, source: &Source) -> Result<Selected> {
+    let repository = open(context, &source.repository).await?;
+    let catalogue = context.interrupt.guard(Catalogue::read(&repository, source.instance.as_ref())).await?;
+    if let Some(typed) = &source.database {
+        refuse_connection_string(typed, &catalogue)?;
+    }
+    let choice = Choice {
+        which: source.which.clone(),
+        instance: source.instance.as_ref(),
+        database: source.database.as_deref(),
+    };
+    let chosen = choice.among(&catalogue)?;
+    let passed_over = chosen.passed_over.iter().map(|(id, why)| format!("{id} is newer and was passed over: {why}"));
+    let mut warnings: Vec<String> = passed_over.collect();
+    if let Some(why) = chosen.backup.shortcoming() {
+        warnings.push(format!("{} is not a good backup: {why}", chosen.backup.id()));
+    }
+    let (stem, manifest) = (chosen.backup.stem.clone(), chosen.backup.manifest.clone());
+    Ok(Selected { repository, stem, manifest, warnings })
+}
+
+/// Databases may be called like connection strings; one that was dumped is meant by its name.
+fn refuse_connection_string(typed: &str, catalogue: &Catalogue) -> Result<()> {
+    let is_name = catalogue.entries.iter().any(|entry| entry.is_of_database(typed));
+    let looks = typed.starts_with("postgresql://") || typed.starts_with("postgres://") || typed.contains('=');
+    if is_name || !looks {
+        return Ok(());
+    }
+    Err(Error::usage("-d names the database that was dumped, not a connection")
+        .hint("name the server to restore to with --to, and the database there with --into"))
+}
+
+/// The steps, as a failure names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Plan,
+    Claim,
+    Archive,
+    Create,
+    Roles,
+    Restore,
+    Analyze,
+    Finish,
+    File,
+}
+
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Plan => "plan",
+            Stage::Claim => "claim",
+            Stage::Archive => "archive",
+            Stage::Create => "create",
+            Stage::Roles => "roles",
+            Stage::Restore => "restore",
+            Stage::Analyze => "analyze",
+            Stage::Finish => "finish",
+            Stage::File => "file",
+        }
+    }
+}
+
+/// What became of the backup.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Item {
+    pub id: BackupId,
+    pub instance: InstanceName,
+    pub database: String,
+    /// The database that was restored into, if it was one.
+    pub into: Option<String>,
+    /// `host:port`.
+    pub server: Option<String>,
+    /// The file that was written, if it was one.
+    pub file: Option<PathBuf>,
+    pub status: Status,
+    /// The step that failed.
+    pub stage: Option<&'static str>,
+    pub duration_seconds: f64,
+    pub roles_created: Vec<String>,
+    pub warnings: Vec<String>,
+    pub error: Option<Error>,
+}
+
+impl super::super::Item for Item {
+    fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
+    fn name(&self) -> &str {
+        &self.database
+    }
+}
+
+impl Item {
+    fn of(selected: &Selected) -> Self {
+        Self {
+            id: selected.manifest.id.clone(),
+            instance: selected.manifest.instance.clone(),
+            database: selected.manifest.database.clone(),
+            into: None,
+            server: None,
+            file: None,
+            status: Status::Ok,
+            stage: None,
+            duration_seconds: 0.0,
+            roles_created: Vec::new(),
+            warnings: Vec::new(),
+            error: None,
+        }
+    }
+}
+
+/// A failure and the step it happened in.
+struct Failed {
+    stage: Stage,
+    error: Error,
+}
+
+trait At<T> {
+    fn at(self, stage: Stage) -> Result<T, Failed>;
+}
+
+impl<T> At<T> for Result<T> {
+    fn at(self, stage: Stage) -> Result<T, Failed> {
+        self.map_err(|error| Failed { stage, error })
+    }
+}
+
+/// Restores what was planned. A plan that could not be made is recorded as the failure that it is.
+pub async fn execute(
+    context: &Context,
+    options: &Options,
+    selected: &Selected,
+    planned: Result<Plan>,
+) -> Result<Outcome<Item>> {
+    recorded(context, selected, async |item: &mut Item| {
+        let plan = planned.at(Stage::Plan)?;
+        item.into = Some(plan.into.clone());
+        item.server = Some(plan.target.address());
+        server::Restorer { context, options, selected, plan: &plan }.restore(item).await
+    })
+    .await
+}
+
+/// Does `work` as a run that is recorded, and judges it.
+async fn recorded(
+    context: &Context,
+    selected: &Selected,
+    work: impl AsyncFnOnce(&mut Item) -> Result<(), Failed>,
+) -> Result<Outcome<Item>> {
+    let now = context.clock.now();
+    let instance = &selected.manifest.instance;
+    // Restores into different databases do not disturb each other; those into one are kept apart by its server.
+    let lock = context.state.lock_beside(selected.repository.id(), instance, Verb::Restore, now)?;
+    let run = Run::begin(&selected.repository, &context.state, &lock, &context.host, now).await?;
+    let started = Instant::now();
+    let mut item = Item::of(selected);
+    if let Err(Failed { stage, error }) = work(&mut item).await {
+        item.status = if error.kind == Kind::Partial { Status::Partial } else { Status::Failed };
+        item.stage = Some(stage.as_str());
+        item.error = Some(error);
+    }
+    item.duration_seconds = started.elapsed().as_secs_f64();
+    let mut warnings = selected.warnings.clone();
+    warnings.extend(item.warnings.iter().cloned());
+    let mut outcome = Outcome::of(vec![item], warnings);
+    finish_run(context, run, record(&outcome), &mut outcome.warnings).await;
+    Ok(outcome)
+}
+
+/// What the run record says.
+fn record(outcome: &Outcome<Item>) -> RunOutcome {
+    let items: Vec<RunItem> = outcome.items.iter().map(run_item).collect();
+    let Some(error) = &outcome.error else { return RunOutcome::succeeded(items) };
+    let stage = outcome.items.iter().find_map(|item| item.stage).unwrap_or("restore");
+    let failed = RunOutcome::failed(stage, error, items);
+    if error.kind == Kind::Partial { RunOutcome { status: RunStatus::Partial, ..failed } } else { failed }
+}
+
+fn run_item(item: &Item) -> RunItem {
+    RunItem {
+        id: Some(item.id.clone()),
+        database: Some(item.database.clone()),
+        status: match &item.error {
+            None => RunStatus::Succeeded,
+            Some(error) if error.kind == Kind::Partial => RunStatus::Partial,
+            Some(_) => RunStatus::Failed,
+        },
+        stage: item.stage.map(str::to_owned),
+        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
+        error: item.error.as_ref().map(Error::to_string),
+        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
+        stored_bytes: None,
+        duration_seconds: item.duration_seconds,
+    }
+}

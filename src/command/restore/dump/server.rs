@@ -1,0 +1,329 @@
+//! A planned restore to a server, carried out.
+
+use std::fs::File;
+use std::io::Seek as _;
+use std::os::unix::fs::FileExt as _;
+
+use tokio_postgres::Client;
+
+use super::client::{self, Complaints};
+use super::database;
+use super::plan::{Leftover, Plan, Way};
+use super::roles::{Step, StepKind};
+use super::target::is_duplicate;
+use super::{Analyze, At, Context, Failed, Item, OnError, Options, Selected, Stage};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::pg::archive::Archive;
+use crate::pg::ident::{quote_ident, quote_literal};
+use crate::progress::Unit;
+use crate::repo::archive::read_archive;
+
+pub struct Restorer<'a> {
+    pub context: &'a Context,
+    pub options: &'a Options,
+    pub selected: &'a Selected,
+    pub plan: &'a Plan,
+}
+
+impl Restorer<'_> {
+    /// On a failure nothing is left of a database that was created here, except where errors are passed over.
+    pub async fn restore(&self, item: &mut Item) -> Result<(), Failed> {
+        item.warnings.extend(self.plan.warnings.iter().cloned());
+        self.claim().await.at(Stage::Claim)?;
+        let (archive, file) = self.context.interrupt.guard(self.decode()).await.at(Stage::Archive)?;
+        self.make_room().await.at(Stage::Create)?;
+        self.create().await.at(Stage::Create)?;
+        let failed = match self.fill(item, archive, file).await {
+            Ok(()) => return Ok(()),
+            // Counted errors; the database is there, under its name.
+            Err(failed) if failed.error.kind == Kind::Partial => return Err(failed),
+            Err(failed) => failed,
+        };
+        Err(Failed { stage: failed.stage, error: self.take_away(failed.error, &mut item.warnings).await })
+    }
+
+    async fn claim(&self) -> Result<()> {
+        let (into, address) = (&self.plan.into, self.plan.target.address());
+        if self.plan.target.claim(into).await? {
+            // Another restore may have ended between our look and our claim.
+            return super::plan::still_free(self.plan).await;
+        }
+        Err(Error::new(Kind::Locked, format!("another restore into database {into:?} on {address} is under way"))
+            .hint("wait until it has ended, or restore under another name with --into"))
+    }
+
+    /// Reads the whole archive, checked to its end, into a file that has no name: nothing of it outlives us.
+    async fn decode(&self) -> Result<(Archive, File)> {
+        let Selected { repository, stem, manifest, .. } = self.selected;
+        let scratch = &self.options.scratch;
+        let file = tempfile::tempfile_in(scratch).doing(Kind::Storage, || format!("create a file in {scratch:?}"))?;
+        let task = self.context.monitor.task("read archive", Unit::Bytes, Some(manifest.plain.size_bytes));
+        let (archive, mut file) = read_archive(repository, stem, manifest, file, self.options.threads, task).await?;
+        // Only now: what was compared with the manifest is the archive as it was written.
+        for (place, known) in archive.places() {
+            file.write_all_at(&known, place).doing(Kind::Storage, || "complete the decoded archive")?;
+        }
+        file.rewind().doing(Kind::Storage, || "rewind the decoded archive")?;
+        Ok((archive, file))
+    }
+
+    async fn make_room(&self) -> Result<()> {
+        match &self.plan.way {
+            Way::Create { unfinished, leftover: Leftover::Drop, .. } => {
+                // Without force: a session that came since the plan was made keeps it.
+                let sql = format!("DROP DATABASE {}", quote_ident(unfinished));
+                let client = self.plan.target.session().client();
+                client.batch_execute(&sql).await.doing(Kind::Refused, || format!("drop the leftover {unfinished:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn create(&self) -> Result<()> {
+        let Way::Create { unfinished, sql, .. } = &self.plan.way else { return Ok(()) };
+        if self.context.interrupt.is_requested() {
+            return Err(self.context.interrupt.error());
+        }
+        // Not guarded: a server that was left alone with CREATE DATABASE ends it, and then nobody knows of it.
+        let client = self.plan.target.session().client();
+        client.batch_execute(sql).await.map_err(|error| self.not_created(&error))?;
+        let id = &self.selected.manifest.id;
+        let since = self.context.clock.now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let comment = format!("{}{id}, begun {since}", database::UNFINISHED_COMMENT);
+        let sql = format!("COMMENT ON DATABASE {} IS {}", quote_ident(unfinished), quote_literal(&comment));
+        if let Err(error) = client.batch_execute(&sql).await {
+            let error = Error::new(Kind::Tool, format!("comment on database {unfinished:?}")).because(error);
+            return Err(self.take_away(error, &mut Vec::new()).await);
+        }
+        Ok(())
+    }
+
+    fn not_created(&self, error: &tokio_postgres::Error) -> Error {
+        let Plan { into, details, .. } = self.plan;
+        let cause = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+        let created = Error::new(Kind::Tool, format!("create database {into:?}")).because(cause.clone());
+        let database = &details.description.database;
+        // Message texts are translated by the server; what fails with a locale names it.
+        let locale = [&database.collate, &database.ctype].into_iter().find(|locale| cause.contains(locale.as_str()));
+        match locale {
+            Some(locale) => created.hint(format!(
+                "the server's host lacks locale {locale:?}: install it (Debian: add it to /etc/locale.gen and run \
+                 locale-gen, then restart PostgreSQL), or create an empty database with a locale that it has, CREATE \
+                 DATABASE {} TEMPLATE template0 ENCODING '{}' LOCALE 'C.UTF-8';, and restore into that",
+                quote_ident(into),
+                database.encoding
+            )),
+            None => created,
+        }
+    }
+
+    /// Everything between an empty database and a whole one.
+    async fn fill(&self, item: &mut Item, archive: Archive, file: File) -> Result<(), Failed> {
+        let mut tolerated = Tolerated { on_error: self.options.on_error, words: Vec::new(), count: 0 };
+        let guard = &self.context.interrupt;
+        guard.guard(self.create_roles(item, &mut tolerated)).await.at(Stage::Roles)?;
+        guard.guard(self.give_away(&mut tolerated)).await.at(Stage::Roles)?;
+        let complaints = self.run_pg_restore(&archive, file).await.at(Stage::Restore)?;
+        tolerated.add(complaints);
+        if self.options.analyze == Analyze::Stages {
+            let (target, name) = (&self.plan.target, self.plan.way.working_name(&self.plan.into));
+            let analyzed = client::analyze(self.context, target, name, self.options.jobs).await;
+            item.warnings.extend(analyzed.at(Stage::Analyze)?);
+        }
+        guard.guard(self.finish(&mut tolerated)).await.at(Stage::Finish)?;
+        tolerated.judge(&mut item.warnings).at(Stage::Restore)
+    }
+
+    /// In one transaction, so that a role is there with its memberships or not at all.
+    async fn create_roles(&self, item: &mut Item, tolerated: &mut Tolerated) -> Result<()> {
+        let steps = &self.plan.creation_of_roles.steps;
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let client = self.plan.target.session().client();
+        let mut foreign = Vec::new();
+        let mut created = Vec::new();
+        client.batch_execute("BEGIN").await.doing(Kind::Tool, || "begin the creation of roles")?;
+        for step in steps.iter() {
+            if foreign.contains(&step.role) {
+                continue;
+            }
+            match savepoint(client, &step.sql).await {
+                Ok(()) if step.what == StepKind::Create => created.push(step.role.clone()),
+                Ok(()) => {}
+                Err(error) if step.what == StepKind::Create && is_duplicate(&error) => foreign.push(step.role.clone()),
+                Err(error) => tolerated.weigh(role_error(step, &error))?,
+            }
+        }
+        self.join_created_roles(client, &created, item).await?;
+        client.batch_execute("COMMIT").await.doing(Kind::Tool, || "commit the creation of roles")?;
+        item.roles_created = created;
+        Ok(())
+    }
+
+    /// Only a member of a role can make it own something; a superuser need not be one.
+    async fn join_created_roles(&self, client: &Client, created: &[String], item: &mut Item) -> Result<()> {
+        let me = self.plan.target.me().await?;
+        if me.superuser || created.is_empty() {
+            return Ok(());
+        }
+        for role in created {
+            let sql = format!("GRANT {} TO {}", quote_ident(role), quote_ident(&me.name));
+            client.batch_execute(&sql).await.doing(Kind::Tool, || sql.clone())?;
+        }
+        item.warnings.push(format!("role {:?} was made a member of the roles that were created", me.name));
+        Ok(())
+    }
+
+    /// The owner of a database may create in its schema public, which whoever is to own a table there must.
+    async fn give_away(&self, tolerated: &mut Tolerated) -> Result<()> {
+        let Way::Create { unfinished, .. } = &self.plan.way else { return Ok(()) };
+        let sql = self.owner(unfinished);
+        match self.plan.target.session().client().batch_execute(&sql).await {
+            Ok(()) => Ok(()),
+            Err(error) => tolerated.weigh(Error::new(Kind::Tool, sql).because(error)),
+        }
+    }
+
+    fn owner(&self, name: &str) -> String {
+        let owner = &self.plan.details.description.database.owner;
+        format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(owner))
+    }
+
+    async fn run_pg_restore(&self, archive: &Archive, file: File) -> Result<Complaints> {
+        let blocks = archive.blocks.len() as u64;
+        let task = self.context.monitor.task(&self.plan.into, Unit::Items, Some(blocks));
+        let call = self.plan.call(self.options);
+        call.run(self.context, file, task).await.doing(Kind::Tool, || format!("restore into {:?}", self.plan.into))
+    }
+
+    /// Owner, rights, limit, settings, comment and name at once: before, the database is unfinished; after, it is whole.
+    async fn finish(&self, tolerated: &mut Tolerated) -> Result<()> {
+        let Plan { target, into, details, way, .. } = self.plan;
+        // A new session: the first one was idle for as long as the restore took.
+        let session = target.session_in(None).await?;
+        let client = session.client();
+        let name = way.working_name(into);
+        let database = &details.description.database;
+        let mut statements = vec![self.owner(name)];
+        if let Some(acl) = &database.acl {
+            match target.rights(&session, acl).await {
+                Ok(rights) => statements.extend(database::rights(name, &database.owner, &rights)),
+                Err(error) => tolerated.weigh(error)?,
+            }
+        }
+        let limit = database.connection_limit;
+        statements.push(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)));
+        statements.extend(details.description.settings.iter().map(|setting| database::setting(name, setting)));
+        let comment = database.comment.as_deref().map_or("NULL".to_owned(), quote_literal);
+        statements.push(format!("COMMENT ON DATABASE {} IS {comment}", quote_ident(name)));
+
+        client.batch_execute("BEGIN").await.doing(Kind::Tool, || "begin the last step")?;
+        for sql in &statements {
+            if let Err(error) = savepoint(client, sql).await {
+                tolerated.weigh(Error::new(Kind::Tool, sql.clone()).because(error))?;
+            }
+        }
+        if let Way::Create { unfinished, .. } = way {
+            self.rename(client, unfinished).await?;
+        }
+        client.batch_execute("COMMIT").await.doing(Kind::Tool, || "commit the last step")?;
+        session.close().await;
+        Ok(())
+    }
+
+    async fn rename(&self, client: &Client, unfinished: &str) -> Result<()> {
+        // Whoever looks into every database (a monitoring agent) may be in this one, too, and keep its name.
+        let others = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+                       WHERE datname = $1::pg_catalog.text AND pid <> pg_catalog.pg_backend_pid()";
+        if let Err(error) = client.query("SAVEPOINT others", &[]).await {
+            return Err(error).doing(Kind::Tool, || "set a savepoint");
+        }
+        if client.query(others, &[&unfinished]).await.is_err() {
+            // The rename says who is in the way.
+            client
+                .batch_execute("ROLLBACK TO SAVEPOINT others")
+                .await
+                .doing(Kind::Tool, || "go back to the savepoint")?;
+        }
+        let into = &self.plan.into;
+        let sql = format!("ALTER DATABASE {} RENAME TO {}", quote_ident(unfinished), quote_ident(into));
+        client.batch_execute(&sql).await.doing(Kind::Tool, || format!("rename database {unfinished:?} to {into:?}"))
+    }
+
+    /// Removes what a failure left, and says what could not be removed.
+    async fn take_away(&self, error: Error, warnings: &mut Vec<String>) -> Error {
+        let Plan { target, into, way, .. } = self.plan;
+        let Way::Create { unfinished, .. } = way else {
+            if self.plan.may_leave_a_part(self.options) {
+                warnings.push(format!("database {into:?}, which was there before, may hold a part of the dump now"));
+            }
+            return error;
+        };
+        if let Err(left) = target.drop_database(unfinished).await {
+            warnings.push(format!(
+                "an unfinished database is left: {left}; drop it: DROP DATABASE {} WITH (FORCE);",
+                quote_ident(unfinished)
+            ));
+        }
+        error
+    }
+}
+
+/// Errors that are passed over, if they may be.
+struct Tolerated {
+    on_error: OnError,
+    words: Vec<String>,
+    count: usize,
+}
+
+impl Tolerated {
+    fn weigh(&mut self, error: Error) -> Result<()> {
+        if self.on_error == OnError::Stop {
+            return Err(error);
+        }
+        self.count += 1;
+        self.words.push(error.to_string());
+        Ok(())
+    }
+
+    fn add(&mut self, complaints: Complaints) {
+        self.count += complaints.count;
+        self.words.extend(complaints.words);
+    }
+
+    fn judge(self, warnings: &mut Vec<String>) -> Result<()> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        let told = self.words.len();
+        warnings.extend(self.words);
+        if told < self.count {
+            warnings.push(format!("{} more errors are not listed here; -vv shows them", self.count - told));
+        }
+        Err(Error::new(Kind::Partial, format!("{} errors were passed over; the rest is restored", self.count))
+            .hint("look at the warnings: what they name is missing"))
+    }
+}
+
+/// Runs a statement of a transaction so that its failure leaves the transaction usable.
+async fn savepoint(client: &Client, sql: &str) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute("SAVEPOINT step").await?;
+    let done = client.batch_execute(sql).await;
+    if done.is_err() {
+        client.batch_execute("ROLLBACK TO SAVEPOINT step").await?;
+    }
+    done?;
+    client.batch_execute("RELEASE SAVEPOINT step").await
+}
+
+/// The statement may hold a password and is not shown.
+fn role_error(step: &Step, error: &tokio_postgres::Error) -> Error {
+    let doing = match step.what {
+        StepKind::Create => "create",
+        StepKind::Property => "set up",
+        StepKind::Membership => "give memberships to",
+    };
+    let cause = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    Error::new(Kind::Tool, format!("{doing} role {:?}", step.role)).because(cause)
+}

@@ -1,0 +1,3 @@
+//! `pgkeep restore`: what was backed up, made usable again.
+
+pub mod dump;
