@@ -214,6 +214,24 @@ async fn a_failure_anywhere_leaves_a_whole_backup_or_none() {
     }
 }
 
+/// A manifest that can be seen may be one that a crash takes away: only an answer says that it lasts.
+#[tokio::test]
+async fn a_manifest_whose_answer_is_lost_counts_once_the_store_confirms_it() {
+    for confirmed in [true, false] {
+        let house = House::new().await;
+        let manifest = |effect| Injection::at(Operation::Create, effect).on("*.manifest.json");
+        house.faulty.inject(manifest(Effect::FailAfter).nth(1));
+        if !confirmed {
+            house.faulty.inject(manifest(Effect::FailBefore(Fault::Unavailable)).nth(2));
+        }
+        let outcome = try_backup(&house).await;
+        assert_eq!(outcome.is_ok(), confirmed, "{outcome:?}");
+        house.faulty.heal();
+        let catalogue = house.catalogue().await;
+        assert_eq!(catalogue.entries[0].backup().unwrap().shortcoming(), None);
+    }
+}
+
 async fn try_backup(house: &House) -> Result<(), Error> {
     let lock = house.lock(Verb::Dump);
     let writer = BackupWriter::begin(&house.repository, &lock, "shop", "db1", &*house.clock).await?;

@@ -416,3 +416,21 @@ async fn a_push_that_was_dropped_halfway_gives_up_the_stream() {
     stream.push(frame).await.unwrap_err();
     stream.finish().await.map(drop).unwrap_err();
 }
+
+#[tokio::test]
+async fn an_output_that_objects_to_the_bytes_ends_the_stream_with_its_own_error() {
+    struct Judge;
+    impl Write for Judge {
+        fn write(&mut self, _buf: &[u8]) -> io::Result<usize> {
+            Err(io::Error::other(Error::new(Kind::Verification, "the archive ends early").hint("use another copy")))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (stored, _) = compressed(&b"rows"[..], 1, ()).await.unwrap();
+    let mut decoder = decompress(Judge, threads(1), None, Arc::new(Silent)).unwrap();
+    decoder.push(stored.into()).await.unwrap();
+    let error = decoder.finish().await.map(drop).unwrap_err();
+    assert_eq!((error.kind, error.next_step()), (Kind::Verification, Some("use another copy")));
+}

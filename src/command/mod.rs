@@ -53,7 +53,18 @@ pub async fn open(context: &Context, address: &str) -> Result<Repository> {
 
 /// The repository at `address`, for a command that stores something: the first one creates it.
 pub async fn open_or_create(context: &Context, address: &str) -> Result<Repository> {
-    let storage = Address::parse(address)?.open(Missing::CreateLast).await?;
+    let address = Address::parse(address)?;
+    let storage = match address.open(Missing::Refuse).await {
+        Err(error) if error.fault == Fault::NotFound => {
+            // Where this host has stored before, a disk is not mounted: what would be made is on another one.
+            let absent = Repository::absent(&address.to_string(), &context.state);
+            if absent.kind != Kind::NoSuchBackup {
+                return Err(absent);
+            }
+            address.open(Missing::CreateLast).await
+        }
+        opened => opened,
+    }?;
     Repository::open_or_create(storage, &context.state, CreateOnly::Link).await
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::session::ChildConnection;
 use crate::config::environment::Environment;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Doing as _, Error, Kind, Result};
 use crate::process::{Program, find_program};
 
 /// Where Debian and Ubuntu install the real programs; `/usr/bin/pg_dump` there is a wrapper with rules of its own.
@@ -100,7 +100,7 @@ impl Search {
         let mut found: Vec<Tools> = Vec::new();
         for directory in self.directories() {
             let Some(pg_dump) = find_program("pg_dump", std::slice::from_ref(&directory)) else { continue };
-            if let Some(version) = version_of(&pg_dump).await {
+            if let Ok(version) = version_of(&pg_dump).await {
                 found.push(Tools { directory, version });
             }
         }
@@ -109,10 +109,21 @@ impl Search {
         found
     }
 
+    /// Fails with the words of the first `pg_dump` that is there and does not say its version: it is not missing.
+    async fn hear_all(&self) -> Result<()> {
+        for pg_dump in self.directories().into_iter().filter_map(|directory| find_program("pg_dump", &[directory])) {
+            version_of(&pg_dump)
+                .await
+                .doing(Kind::MissingProgram, || format!("ask {} for its version", pg_dump.display()))?;
+        }
+        Ok(())
+    }
+
     /// The newest client that may dump or restore a server of this major version.
     pub async fn for_server(&self, server_major: u32) -> Result<Tools> {
         let installed = self.installed().await;
         let Some(newest) = installed.first() else {
+            self.hear_all().await?;
             return Err(missing("pg_dump").because(match &self.bin_dir {
                 Some(directory) => format!("{} has no pg_dump that answers --version", directory.display()),
                 None => "neither PATH nor /usr/lib/postgresql/*/bin has it".to_owned(),
@@ -154,10 +165,13 @@ fn is_wrapped(directory: &Path) -> bool {
     std::fs::canonicalize(directory.join("pg_dump")).is_ok_and(|real| real.ends_with("pg_wrapper"))
 }
 
-async fn version_of(program: &Path) -> Option<ToolVersion> {
+async fn version_of(program: &Path) -> Result<ToolVersion> {
     let environment = BTreeMap::from([(OsString::from("LC_ALL"), OsString::from("C"))]);
-    let (output, exit) = Program::new(program, environment).arg("--version").output(4096).await.ok()?;
-    exit.success().then(|| ToolVersion::parse(&String::from_utf8_lossy(&output)))?
+    let (output, exit) = Program::new(program, environment).arg("--version").output(4096).await?;
+    exit.check()?;
+    let line = String::from_utf8_lossy(&output);
+    ToolVersion::parse(&line)
+        .ok_or_else(|| Error::new(Kind::MissingProgram, format!("{:?} is not a version", line.trim())))
 }
 
 #[cfg(test)]
@@ -183,6 +197,17 @@ mod tests {
         assert_eq!(error.kind, Kind::MissingProgram);
         let text = error.to_string();
         assert!(text.contains("9999") || text.contains("Missing command: pg_dump"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_run_is_not_a_missing_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("pg_dump");
+        std::fs::write(&program, "#!/bin/sh\necho no library >&2\nexit 127\n").unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let search = Search { bin_dir: Some(directory.path().to_owned()), path: Vec::new() };
+        let text = search.for_server(15).await.unwrap_err().to_string();
+        assert!(text.contains("for its version: pg_dump ended with exit code 127: no library"), "{text}");
     }
 
     #[tokio::test]

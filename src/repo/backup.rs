@@ -129,16 +129,25 @@ impl BackupWriter {
             Err(error) => return self.give_up(error).await,
         };
         let key = self.key(ObjectRole::Manifest);
-        if let Err(error) = self.repository.storage().create(&key, body.clone()).await {
-            if !matches!(error.fault, Fault::Unavailable | Fault::Exists) {
-                return self.give_up(error.into()).await;
+        let mut stored = self.repository.storage().create(&key, body.clone()).await;
+        let lost = matches!(&stored, Err(error) if error.fault == Fault::Unavailable);
+        if lost {
+            // Asked again, because to see it there is not enough: after a failed fsync it can be seen and may not last.
+            stored = self.repository.storage().create(&key, body.clone()).await;
+        }
+        match stored {
+            Ok(()) => {}
+            // The name is ours: what is there is what we sent, perhaps twice.
+            Err(error) if error.fault == Fault::Exists => {
+                let stored = self.repository.storage().get(&key, document::LIMIT_BYTES).await;
+                if !stored.is_ok_and(|stored| stored == body) {
+                    return Err(error.into());
+                }
             }
             // The request may have been carried out, or may be yet. Were the data removed now, a manifest that arrives
-            // late would be a backup without data. The name is ours: what is there is what we sent, perhaps twice.
-            let stored = self.repository.storage().get(&key, document::LIMIT_BYTES).await;
-            if !stored.is_ok_and(|stored| stored == body) {
-                return Err(error.into());
-            }
+            // late would be a backup without data.
+            Err(error) if lost => return Err(error.into()),
+            Err(error) => return self.give_up(error.into()).await,
         }
         // After the manifest: until it is there the intent is what keeps a prune off the data.
         if let Err(error) = self.intent.finish().await {

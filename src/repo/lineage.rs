@@ -57,7 +57,17 @@ impl Lineage {
         let listed = repository.storage().list(&Folder::Lineages.of(instance)).await?;
         let reads = listed.into_iter().filter_map(|meta| match StoredName::parse(&meta.key)? {
             StoredName::Lineage { .. } => {
-                Some(async move { document::read::<Self>(repository.storage(), &meta.key).await })
+                Some(async move {
+                    let read = document::read::<Self>(repository.storage(), &meta.key).await;
+                    read.map_err(|error| match error.kind {
+                        // Nothing leans on it but the question whether this cluster was here before.
+                        Kind::Verification => error.hint(format!(
+                            "if the server is the right one, remove {}: the next dump writes it anew",
+                            meta.key
+                        )),
+                        _ => error,
+                    })
+                })
             }
             _ => None,
         });
@@ -152,5 +162,11 @@ mod tests {
         Lineage { server_host: "later".to_owned(), ..lineage(1, 15) }.store(&repository, &main).await.unwrap();
         assert_eq!(Lineage::all(&repository, &main).await.unwrap(), [lineage(1, 15), lineage(2, 17)]);
         assert_eq!(Lineage::all(&repository, &"other".parse().unwrap()).await.unwrap(), []);
+
+        let key =
+            StoredName::Lineage { instance: "main".parse().unwrap(), system_identifier: SystemIdentifier(2) }.key();
+        repository.storage().replace(&key, "{".into()).await.unwrap();
+        let error = Lineage::all(&repository, &main).await.unwrap_err();
+        assert!(error.next_step().unwrap().contains("remove main/lineages/2.json"), "{error:?}");
     }
 }

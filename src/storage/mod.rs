@@ -72,7 +72,8 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Stores a whole object if the name is free, else fails with [`Fault::Exists`] and changes nothing.
     /// When this returns `Ok` the object is durable under its final name; when it fails the object does not exist
-    /// under that name, except after [`Fault::Unavailable`], where it may exist whole. It never exists in part.
+    /// under that name, except after [`Fault::Unavailable`], where it may exist whole; asking again settles it: what
+    /// [`Fault::Exists`] speaks of is durable. It never exists in part.
     async fn create(&self, key: &Key, body: Bytes) -> Result<()>;
 
     /// Stores a whole small object, replacing one of that name. Readers see the old or the new bytes, never a mix.

@@ -185,6 +185,15 @@ fn work(mut decoder: DCtx<'static>, queue: &Mutex<Receiver<Job>>) {
     }
 }
 
+/// The error that an output of ours has put into one of I/O, with its kind: what it thinks of the bytes is no trouble with
+/// writing them.
+fn own(error: std::io::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error.downcast::<Error>() {
+        Ok(own) => own.into(),
+        Err(foreign) => foreign.into(),
+    }
+}
+
 struct Writer<W> {
     output: W,
     plain: Fingerprinter,
@@ -213,14 +222,15 @@ impl<W: Write> Writer<W> {
 
     fn write(&mut self, plain: &[u8]) -> Result<()> {
         let offset = self.plain.size_bytes();
-        self.output.write_all(plain).doing(Kind::Storage, || format!("write the decoded stream at byte {offset}"))?;
+        let written = self.output.write_all(plain).map_err(own);
+        written.doing(Kind::Storage, || format!("write the decoded stream at byte {offset}"))?;
         self.plain.update(plain);
         self.task.advance(plain.len() as u64);
         Ok(())
     }
 
     fn end(mut self, stored: Fingerprint) -> Result<Decompressed<W>> {
-        self.output.flush().doing(Kind::Storage, || "write the end of the decoded stream")?;
+        self.output.flush().map_err(own).doing(Kind::Storage, || "write the end of the decoded stream")?;
         let plain = self.plain.finish();
         match self.expected_bytes {
             Some(expected) if plain.size_bytes != expected => {

@@ -173,6 +173,19 @@ async fn a_folder_that_fails_to_fsync_leaves_the_outcome_open() {
     assert_eq!(everything(&repo).len(), 1);
 }
 
+/// Whoever meets a name that another run has given, or this one before an answer was lost, builds on it.
+#[test]
+fn what_is_said_to_exist_is_durable() {
+    let (_scene, repo) = scene();
+    fs::write(repo.join("x"), "old").unwrap();
+    let (answer, calls) = traced(&["-e", CALLS], "create", &repo);
+    assert!(answer.starts_with("Exists "), "{answer}");
+    assert!(place(&calls, &["linkat(", "EEXIST"]) < place(&calls, &["fsync(", "repo>"]), "{calls:#?}");
+    let (answer, _) = traced(&["-e", CALLS, "-e", "inject=fsync:error=EIO:when=2"], "create", &repo);
+    assert!(answer.starts_with("Unavailable "), "{answer}");
+    assert_eq!(fs::read_to_string(repo.join("x")).unwrap(), "old");
+}
+
 #[test]
 fn a_file_system_that_cannot_fsync_folders_is_used_all_the_same() {
     for error in ["EINVAL", "EOPNOTSUPP"] {

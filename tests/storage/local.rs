@@ -237,6 +237,10 @@ async fn a_link_is_refused_and_never_followed() {
     }
     storage.replace(&key("link"), "mine".into()).await.unwrap();
     assert_eq!(fs::read_to_string(repo.join("link")).unwrap(), "mine");
+    // What lies behind a link to a folder is not left out of a listing as if it were not there.
+    let refused = storage.list(&Prefix::root()).await.unwrap_err();
+    assert!(refused.to_string().contains("\"main\" is a symbolic link"), "{refused}");
+    fs::remove_file(repo.join("main")).unwrap();
     let listed = storage.list(&Prefix::root()).await.unwrap();
     assert_eq!(listed.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["link"]);
     assert_eq!(everything(&outside).keys().collect::<Vec<_>>(), ["victim"]);

@@ -148,7 +148,7 @@ impl Tree {
     }
 
     /// Calls `visit` with every entry below `prefix` that is not a folder: the folder, its path ("" or ending in `/`)
-    /// and the name. Fails if a folder cannot be read. What is not named by a key is passed over and left alone.
+    /// and the name. Fails if a folder cannot be read or is a link to one. What is not named by a key is passed over and left alone.
     pub fn walk(&self, prefix: &Prefix, mut visit: impl FnMut(&OwnedFd, &str, &str) -> Result<()>) -> Result<()> {
         let mut waiting = vec![prefix.as_str().to_owned()];
         while let Some(path) = waiting.pop() {
@@ -173,6 +173,11 @@ impl Tree {
                 };
                 match kind {
                     FileType::Directory => waiting.push(format!("{path}{name}/")),
+                    // Somebody moved a folder to another disk. To leave its objects out would be to say that they are
+                    // not there.
+                    FileType::Symlink if leads_to_folder(&folder, name) => {
+                        return Err(not_a_folder(&folder, name, &format!("{path}{name}")));
+                    }
                     _ => visit(&folder, &path, name)?,
                 }
             }
@@ -223,6 +228,11 @@ pub(super) fn stat(folder: impl AsFd, name: &str) -> Result<Stat, Errno> {
 
 fn kind_of(folder: impl AsFd, name: &str) -> Result<FileType, Errno> {
     stat(folder, name).map(|stat| FileType::from_raw_mode(stat.st_mode))
+}
+
+fn leads_to_folder(parent: &OwnedFd, name: &str) -> bool {
+    let target = rustix::fs::statat(parent, name, AtFlags::empty());
+    target.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 fn not_a_folder(parent: &OwnedFd, name: &str, path: &str) -> Failure {

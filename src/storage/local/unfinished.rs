@@ -108,8 +108,14 @@ impl Unfinished {
     pub fn publish(self, name: &str) -> Result<Stat> {
         self.sync()?;
         let folder = &self.temporary.folder;
-        if let Err(errno) = rustix::fs::linkat(folder, &self.temporary.name, folder, name, AtFlags::empty()) {
-            self.judge_link(errno)?;
+        if let Err(errno) = rustix::fs::linkat(folder, &self.temporary.name, folder, name, AtFlags::empty())
+            && let Err(failure) = self.judge_link(errno)
+        {
+            if failure.fault == Fault::Exists {
+                // Who is told that it exists may build on it: it has to last, too.
+                sync_folder(folder).map_err(Failure::unsettled).step(|| "fsync the folder".to_owned())?;
+            }
+            return Err(failure);
         }
         self.temporary.unlink();
         self.settle(name)
