@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # A throwaway PostgreSQL server for a script. Sourced, never run; needs prerequisites.sh.
 
 # cluster_start DIR [SETTING=VALUE …]: makes a cluster of $PG15_BIN in DIR, unless there is one, and starts it.

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034 # its variables are for the scripts that source it
 # What tests, the quickstart and the benchmark need on a Debian machine. Sourced, never run.
 #
 # Nothing is touched that is already there: a machine with everything installed needs neither root nor a network.

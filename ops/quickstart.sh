@@ -27,7 +27,7 @@ world=$(mktemp -d /tmp/pgkeep-quickstart-XXXXXX)
 leave() {
     local status=$?
     trap - EXIT INT TERM HUP
-    cluster_stop
+    cluster_stop QUIT
     rm -rf "$world"
     exit "$status"
 }

@@ -107,3 +107,29 @@ fn only_missing_rights_leave_passwords_out() {
     let json = dump("limited").succeeds().json();
     assert_eq!(json["items"][0]["globals"], "without_passwords", "{json}");
 }
+
+#[test]
+fn a_server_without_a_name_is_called_by_its_address() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    cluster.create_database("shop");
+    let workspace = Workspace::new();
+    let dump = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).env_remove("PGHOST");
+    dump.env("PGHOSTADDR", "127.0.0.1").env("PGPASSWORD", Cluster::PASSWORD).run().succeeds();
+    let names = tree(&workspace.repository());
+    let name = names.iter().find(|name| name.ends_with(".manifest.json")).unwrap();
+    let text = std::fs::read_to_string(workspace.repository().join(name)).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["source"]["host"], "127.0.0.1", "{text}");
+}
+
+/// `-d "$database"` of a script in which that is unset.
+#[test]
+fn a_database_that_nothing_names_is_not_the_roles_own() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    let workspace = Workspace::new();
+    for database in ["", "postgresql://", "user=postgres"] {
+        let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", database]).run().exits(2);
+        assert!(outcome.stderr.contains("no database is named"), "{}", outcome.transcript());
+    }
+    workspace.pgkeep_on(&cluster, ["dump"]).env("PGDATABASE", "").run().exits(2);
+    workspace.pgkeep_on(&cluster, ["dump", "-d", ""]).env("PGDATABASE", "postgres").run().succeeds();
+}

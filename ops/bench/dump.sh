@@ -16,16 +16,24 @@ usage: ops/bench/dump.sh [--size-mb N] [--rounds N] [--keep DIR] [--peers-only]
 TEXT
 }
 
-size_mb=2000 rounds=5 keep= peers_only=
+misused() { usage >&2 && exit 2; }
+
+size_mb=2000 rounds=5 keep='' peers_only=''
 while [ $# -gt 0 ]; do
     case $1 in
-    --size-mb) size_mb=${2:?} && shift 2 ;;
-    --rounds) rounds=${2:?} && shift 2 ;;
-    --keep) keep=${2:?} && shift 2 ;;
+    --size-mb | --rounds | --keep) [ -n "${2:-}" ] || misused ;;
+    esac
+    case $1 in
+    --size-mb) size_mb=$2 && shift 2 ;;
+    --rounds) rounds=$2 && shift 2 ;;
+    --keep) keep=$2 && shift 2 ;;
     --peers-only) peers_only=1 && shift ;;
     -h | --help) usage && exit 0 ;;
-    *) usage >&2 && exit 2 ;;
+    *) misused ;;
     esac
+done
+for number in "$size_mb" "$rounds"; do
+    [[ $number =~ ^[1-9][0-9]*$ ]] || misused
 done
 
 require_programs "$PG15_BIN/postgres:postgresql-15" zstd:zstd setpriv:util-linux
@@ -114,7 +122,7 @@ esac
 for left_over in bench_restored one_row_restored; do dropdb --if-exists "$left_over" 2>/dev/null; done
 
 declare -A samples peak_kb
-elapsed= peak=
+elapsed='' peak=''
 
 # measure COMMAND …: how long it took (elapsed, seconds) and the most memory its process had (peak, kB).
 # Every contender is watched alike, by shell builtins, so that watching costs nobody more than another.

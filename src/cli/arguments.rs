@@ -16,9 +16,8 @@ Examples:
   pgkeep verify --deep latest --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
 
-Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect,
-4 a PostgreSQL tool failed, 5 storage failed, 6 verification failed, 7 locked,
-8 no such backup, 9 refused for safety, 10 some items failed, 11 not verified,
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect, 4 a PostgreSQL tool failed, 5 storage failed, \
+6 verification failed, 7 locked, 8 no such backup, 9 refused for safety, 10 some items failed, 11 not verified, \
 12 a program is missing, 13 a finding, 130/143 interrupted.";
 
 /// PostgreSQL backups that are proven to restore.
@@ -76,12 +75,8 @@ pub enum Progress {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    Dump(DumpArgs),
-    #[command(subcommand)]
-    Restore(RestoreVerb),
-    Verify(VerifyArgs),
-    Report(ReportArgs),
-    Check(CheckArgs),
+    #[command(flatten)]
+    Work(Box<Work>),
     /// Print the script that lets a shell complete commands, flags and backup ids
     #[command(after_help = "Examples:\n  pgkeep completions bash\n  pgkeep completions zsh")]
     Completions {
@@ -91,6 +86,17 @@ pub enum Verb {
     /// Print the manual page (roff)
     #[command(after_help = "Examples:\n  pgkeep man")]
     Man,
+}
+
+/// The verbs that work on repositories and servers.
+#[derive(Debug, Subcommand)]
+pub enum Work {
+    Dump(DumpArgs),
+    #[command(subcommand)]
+    Restore(RestoreVerb),
+    Verify(VerifyArgs),
+    Report(ReportArgs),
+    Check(CheckArgs),
 }
 
 /// Where PostgreSQL is, as psql takes it; what is not given comes from the PG* variables, service files and ~/.pgpass.

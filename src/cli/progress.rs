@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pgkeep::progress::{Monitor, Silent, Task, Unit};
 
 use super::arguments::Progress;
-use super::output::bytes;
+use super::output::{bytes, harmless};
 
 /// How often a line is written.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ impl Monitor for Bars {
             None => ProgressBar::new_spinner(),
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = self.0.add(bar).with_style(style.progress_chars("=> ")).with_prefix(label.to_owned());
+        let bar = self.0.add(bar).with_style(style.progress_chars("=> ")).with_prefix(harmless(label));
         Arc::new(BarTask(bar))
     }
 }
@@ -60,7 +60,7 @@ impl Task for BarTask {
     }
 
     fn note(&self, text: &str) {
-        self.0.set_message(text.to_owned());
+        self.0.set_message(harmless(text));
     }
 }
 
@@ -77,7 +77,7 @@ impl Monitor for Lines {
     fn task(&self, label: &str, unit: Unit, total: Option<u64>) -> Arc<dyn Task> {
         let now = Instant::now();
         Arc::new(LineTask {
-            label: label.to_owned(),
+            label: harmless(label),
             unit,
             total,
             done: AtomicU64::new(0),
@@ -124,7 +124,30 @@ impl Task for LineTask {
 
     fn note(&self, text: &str) {
         if let Ok(mut note) = self.note.lock() {
-            text.clone_into(&mut note);
+            *note = harmless(text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_move_the_cursor() {
+        let task = LineTask {
+            label: String::new(),
+            unit: Unit::Items,
+            total: None,
+            done: AtomicU64::new(0),
+            started: Instant::now(),
+            written: Mutex::new(Instant::now()),
+            note: Mutex::new(String::new()),
+        };
+        task.note("public.a\n\u{1b}[2J");
+        assert!(task.line(0).ends_with("public.a\\n\\u{1b}[2J"), "{}", task.line(0));
+        let bar = BarTask(ProgressBar::hidden());
+        bar.note("public.a\n\u{1b}[2J");
+        assert_eq!(bar.0.message(), "public.a\\n\\u{1b}[2J");
     }
 }

@@ -19,9 +19,9 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::ChronoUtc;
 
-use super::arguments::{Cli, Common, RestoreVerb, Verb};
+use super::arguments::{Cli, Common, RestoreVerb, Verb, Work};
 use super::output::{self, Told};
-use super::{progress, signals, verbs};
+use super::{progress, signals, usage, verbs};
 
 /// The variable by which a shell asks for completions.
 const COMPLETE: &str = "PGKEEP_COMPLETE";
@@ -34,11 +34,22 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    let (json, command, started_at) = (cli.common.json, name_of(&cli.verb), SystemClock.now());
     let exit = std::panic::catch_unwind(|| start(cli));
     exit.unwrap_or_else(|_| {
-        output::say("hint: this is a defect of pgkeep; nothing counts as stored that was not reported as stored");
-        ExitCode::from(Kind::Unexpected.exit_code())
+        let error = Error::new(Kind::Unexpected, "come to an end: pgkeep has a defect, which standard error tells of")
+            .hint("report it; nothing counts as stored that was not reported as stored");
+        refuse(json, &Told { command, started_at, duration_seconds: 0.0 }, &error)
     })
+}
+
+/// The end of a command that did not begin.
+fn refuse(json: bool, told: &Told<'_>, error: &Error) -> ExitCode {
+    if json {
+        told.json::<()>(&[], &[], Some(error));
+    }
+    output::complain(told.command, error);
+    ExitCode::from(error.kind.exit_code())
 }
 
 /// Nothing we write is readable by others, and no core dump holds what was in memory.
@@ -50,52 +61,41 @@ fn harden() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
-/// The typed tree, or the exit code of what clap has already printed.
+/// The typed tree, or the exit code of what has already been printed.
 fn parse(words: &[std::ffi::OsString]) -> std::result::Result<Cli, ExitCode> {
     let started_at = SystemClock.now();
     Cli::command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+        let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let wants_json = words.iter().any(|word| word == "--json");
-        if !(wants_json && error.use_stderr()) {
-            match secret_words(words).as_slice() {
-                [] => drop(error.print()),
-                secret => drop(write!(std::io::stderr(), "{}", without(&error.to_string(), secret))),
-            }
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        if wants_json && error.use_stderr() {
+            let command = usage::command_of(&words);
+            let error = usage::error_of(&error, &command, &words);
+            Told { command: &command, started_at, duration_seconds: 0.0 }.json::<()>(&[], &[], Some(&error));
+            return ExitCode::from(Kind::Usage.exit_code());
         }
-        let text = without(&error.to_string(), &secret_words(words));
-        let message = text.strip_prefix("error: ").unwrap_or(&text).lines().next().unwrap_or_default().to_owned();
-        let command = words.get(1).map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-        let error = Error::usage(message).hint(format!("pgkeep {command} --help").replace("  ", " "));
-        Told { command: &command, started_at, duration_seconds: 0.0 }.json::<()>(&[], &[], Some(&error));
-        ExitCode::from(Kind::Usage.exit_code())
+        usage::print(&error, &words);
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
     })
-}
-
-/// Words that may hold a password: clap repeats a word that stands in a wrong place.
-fn secret_words(words: &[std::ffi::OsString]) -> Vec<String> {
-    let words = words.iter().map(|word| word.to_string_lossy());
-    words.filter(|word| word.contains("://") || word.contains("password")).map(Into::into).collect()
-}
-
-fn without(text: &str, words: &[String]) -> String {
-    words.iter().fold(text.to_owned(), |text, word| text.replace(word.as_str(), "(a connection string)"))
 }
 
 fn start(cli: Cli) -> ExitCode {
     match cli.verb {
         Verb::Completions { shell } => finish_plain("print completions", completions(&shell)),
         Verb::Man => finish_plain("print the manual page", manual()),
-        verb => {
+        Verb::Work(work) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => {
-                    let code = runtime.block_on(command(cli.common, verb));
+                    let code = runtime.block_on(command(cli.common, *work));
                     // A blocking read of a store that hangs must not keep the process.
                     runtime.shutdown_background();
                     code
                 }
                 Err(error) => {
-                    finish_plain("start", Err(Error::new(Kind::Unexpected, "start the runtime").because(error)))
+                    let told =
+                        Told { command: name_of_work(&work), started_at: SystemClock.now(), duration_seconds: 0.0 };
+                    let error = Error::new(Kind::Unexpected, "start the threads of pgkeep").because(error);
+                    refuse(cli.common.json, &told, &error.hint("raise the limits of this process (ulimit -a)"))
                 }
             }
         }
@@ -113,33 +113,39 @@ fn finish_plain(action: &str, done: Result<()>) -> ExitCode {
 }
 
 /// One command, from its options to its exit code.
-async fn command(common: Common, verb: Verb) -> ExitCode {
+async fn command(common: Common, work: Work) -> ExitCode {
     let clock = SystemClock;
     let (started_at, stopwatch) = (clock.now(), Instant::now());
-    let mut screen = Screen { json: common.json, quiet: common.quiet, command: name_of(&verb), started_at, stopwatch };
+    let mut screen =
+        Screen { json: common.json, quiet: common.quiet, command: name_of_work(&work), started_at, stopwatch };
     let context = match context(&common, screen.shows_progress()) {
         Ok(context) => context,
         Err(error) => return screen.fail(&error),
     };
-    match verb {
-        Verb::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
-        Verb::Restore(verb) => verbs::restore(&mut screen, &context, &common, verb).await,
-        Verb::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
-        Verb::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
-        Verb::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
-        _ => unreachable!(),
+    match work {
+        Work::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
+        Work::Restore(verb) => verbs::restore(&mut screen, &context, &common, verb).await,
+        Work::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
+        Work::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
+        Work::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
     }
 }
 
 fn name_of(verb: &Verb) -> &'static str {
     match verb {
-        Verb::Dump(_) => "dump",
-        Verb::Restore(RestoreVerb::Dump(_)) => "restore dump",
-        Verb::Verify(_) => "verify",
-        Verb::Report(_) => "report",
-        Verb::Check(_) => "check",
+        Verb::Work(work) => name_of_work(work),
         Verb::Completions { .. } => "completions",
         Verb::Man => "man",
+    }
+}
+
+fn name_of_work(work: &Work) -> &'static str {
+    match work {
+        Work::Dump(_) => "dump",
+        Work::Restore(RestoreVerb::Dump(_)) => "restore dump",
+        Work::Verify(_) => "verify",
+        Work::Report(_) => "report",
+        Work::Check(_) => "check",
     }
 }
 
@@ -254,7 +260,9 @@ fn completions(shell: &str) -> Result<()> {
 }
 
 fn manual() -> Result<()> {
-    let command = Cli::command();
+    let mut command = Cli::command();
+    // A verb knows the flags that every verb has only once its tree is built.
+    command.build();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page).doing(Kind::Unexpected, || "render the manual page")?;
     for verb in command.get_subcommands() {

@@ -57,6 +57,14 @@ pub enum HostOrder {
     Random,
 }
 
+/// Whether anything named the database: psql takes the role's name where nothing does, which is no wish to have that
+/// database dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatabaseChoice {
+    Named,
+    RoleName,
+}
+
 /// How a dead TCP connection is noticed. `None` is the system's default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
@@ -98,6 +106,7 @@ pub struct ConnectTarget {
     pub hosts: Vec<HostTarget>,
     pub user: String,
     pub dbname: String,
+    pub database_choice: DatabaseChoice,
     /// Options for the backend (`-c name=value`), as the user wrote them.
     pub options: Option<String>,
     /// As the user wants it; `None` is ours to choose.
@@ -131,7 +140,10 @@ impl ConnectTarget {
                     .hint("name the PostgreSQL role with -U or PGUSER"));
             }
         };
-        let dbname = settings.filled("dbname").unwrap_or(&user).to_owned();
+        let (dbname, database_choice) = match settings.filled("dbname") {
+            Some(name) => (name.to_owned(), DatabaseChoice::Named),
+            None => (user.clone(), DatabaseChoice::RoleName),
+        };
         let mut hosts = hosts(&settings)?;
         find_passwords(&mut hosts, &settings, environment, (&dbname, &user), &mut warnings);
         Ok(Self {
@@ -147,6 +159,7 @@ impl ConnectTarget {
             require_peer: settings.filled("requirepeer").map(str::to_owned),
             user,
             dbname,
+            database_choice,
             warnings,
         })
     }
@@ -238,6 +251,11 @@ fn hosts(settings: &Settings) -> Result<Vec<HostTarget>> {
 fn port(text: &str) -> Result<u16> {
     if text.is_empty() {
         return Ok(5432);
+    }
+    if !text.trim_ascii().chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-')) {
+        // The text is not repeated: of postgresql://user:half/half@host the first half of the password stands here.
+        return Err(Error::usage("the port is not a number")
+            .hint("give port as digits only; in a URI write \"/\" in a password as %2F and \"@\" as %40"));
     }
     match integer("port", text)?.try_into() {
         Ok(0) | Err(_) => Err(Error::usage(format!("port {text:?} is not between 1 and 65535"))

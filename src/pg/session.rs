@@ -67,12 +67,20 @@ pub struct Endpoint {
     password: Option<Secret>,
 }
 
+impl Endpoint {
+    /// What the server is called: its name or socket, its address where it was given no other.
+    pub fn called(&self) -> String {
+        match self.address {
+            Some(address) if self.host.is_empty() => address.ip().to_string(),
+            _ => self.host.clone(),
+        }
+    }
+}
+
 /// For people: what is printed before work begins.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.address.map(|address| address.ip().to_string()).unwrap_or_default();
-        let host = if self.host.is_empty() { &address } else { &self.host };
-        write!(f, "database {:?} as {:?} on {host:?}, port {}", self.dbname, self.user, self.port)
+        write!(f, "database {:?} as {:?} on {:?}, port {}", self.dbname, self.user, self.called(), self.port)
     }
 }
 

@@ -292,7 +292,7 @@ impl Dumper<'_> {
             system_identifier: seen,
             major_version: source.server_version() / 10_000,
             first_seen: self.context.clock.now(),
-            server_host: source.host().to_owned(),
+            server_host: source.host(),
             first_backup: None,
         };
         let major = lineage.major_version;
@@ -382,7 +382,7 @@ impl Dumper<'_> {
                 number: source.server_version(),
                 text: stored.archive.header.server_version.clone(),
             },
-            source: Source { host: source.host().to_owned(), port: source.port() },
+            source: Source { host: source.host(), port: source.port() },
             backup_host: self.context.host.clone(),
             started_at,
             finished_at: self.context.clock.now(),

@@ -6,7 +6,7 @@ use super::source::Source;
 use super::{Check, Context, Databases, Options, WantedGlobals};
 use crate::config::environment::Environment;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
+use crate::pg::conninfo::{ConnectTarget, ConnectionFlags, DatabaseChoice};
 use crate::pg::session::{Session, SessionOptions};
 use crate::storage::{Address, Fault, Missing};
 
@@ -28,7 +28,7 @@ pub struct PlannedItem {
 /// Finds out which databases are meant; asks the server only for `--all`.
 pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
     let items = match &options.databases {
-        Databases::Named(names) if names.is_empty() => vec![from_environment(context, options)?],
+        Databases::Named(names) if names.is_empty() => vec![item(context, options.connection.clone())?],
         Databases::Named(names) => names.iter().map(|name| named(context, options, name)).collect::<Result<_>>()?,
         Databases::All => context.interrupt.guard(all(context, options)).await?,
     };
@@ -52,9 +52,18 @@ fn unspeakable(item: &PlannedItem) -> Option<String> {
 
 fn named(context: &Context, options: &Options, typed: &str) -> Result<PlannedItem> {
     let flags = ConnectionFlags { dbname: Some(typed.to_owned()), ..options.connection.clone() };
-    // Resolved once here so that a mistyped keyword or service stops everything before anything is stored.
+    item(context, flags)
+}
+
+/// Resolved once here so that a mistyped keyword or service stops everything before anything is stored.
+fn item(context: &Context, flags: ConnectionFlags) -> Result<PlannedItem> {
     let target = ConnectTarget::resolve(&flags, &context.environment)?;
-    Ok(PlannedItem { name: target.dbname, flags })
+    match target.database_choice {
+        DatabaseChoice::Named => Ok(PlannedItem { name: target.dbname, flags }),
+        // An unset variable in `-d "$database"` must not end with a backup of nothing that anybody wants.
+        DatabaseChoice::RoleName => Err(Error::usage("no database is named")
+            .hint("name one with -d (in a URI: postgresql://host/database), or take every one with --all")),
+    }
 }
 
 const PASSWORD: &str =
@@ -66,15 +75,6 @@ fn holds_password(typed: &str) -> bool {
     let flags = ConnectionFlags { dbname: Some(typed.to_owned()), ..ConnectionFlags::default() };
     let target = ConnectTarget::resolve(&flags, &nothing_else);
     target.is_ok_and(|target| target.hosts.iter().any(|host| host.password.is_some()))
-}
-
-fn from_environment(context: &Context, options: &Options) -> Result<PlannedItem> {
-    let environment = &context.environment;
-    if !names_database(environment) {
-        return Err(Error::usage("no database is named").hint("name one with -d, or take every one with --all"));
-    }
-    let target = ConnectTarget::resolve(&options.connection, environment)?;
-    Ok(PlannedItem { name: target.dbname, flags: options.connection.clone() })
 }
 
 /// An empty variable is as good as none, as it is to libpq.

@@ -39,8 +39,8 @@ impl Source {
         &self.session.endpoint().dbname
     }
 
-    pub fn host(&self) -> &str {
-        &self.session.endpoint().host
+    pub fn host(&self) -> String {
+        self.session.endpoint().called()
     }
 
     pub fn port(&self) -> u16 {
@@ -71,7 +71,7 @@ impl Source {
     pub fn describe_server(&self) -> String {
         let (major, minor) = (self.server_version() / 10_000, self.server_version() % 10_000);
         let endpoint = self.session.endpoint();
-        format!("PostgreSQL {major}.{minor} at {}:{} as {}", endpoint.host, endpoint.port, endpoint.user)
+        format!("PostgreSQL {major}.{minor} at {}:{} as {}", endpoint.called(), endpoint.port, endpoint.user)
     }
 
     /// Opens the transaction and reads what the database says of itself. It stays open until the source is dropped.

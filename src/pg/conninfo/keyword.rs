@@ -117,12 +117,16 @@ fn known(name: &str) -> Result<&'static str> {
     KEYWORDS.iter().map(|keyword| keyword.name).find(|known| *known == name).ok_or_else(|| unknown(name))
 }
 
+/// Only what looks like a mistyped key is repeated: after a space or `&` in a password that is not quoted, its second
+/// half stands here.
 fn unknown(name: &str) -> Error {
-    let nearest = KEYWORDS.iter().map(|keyword| keyword.name).min_by_key(|known| distance(known, name));
-    let error = Error::usage(format!("{name:?} is not a connection parameter"));
+    let nearest = KEYWORDS.iter().map(|keyword| (distance(keyword.name, name), keyword.name)).min();
     match nearest {
-        Some(nearest) => error.hint(format!("did you mean {nearest:?}?")),
-        None => error,
+        Some((1..=2, nearest)) => Error::usage(format!("{name:?} is not a connection parameter"))
+            .hint(format!("did you mean {nearest:?}?")),
+        _ => Error::usage("a parameter that is not one of PostgreSQL's stands in the connection string or service").hint(
+            "see \"Parameter Key Words\" in PostgreSQL's manual; quote a value with spaces, write \"&\" in a URI as %26",
+        ),
     }
 }
 

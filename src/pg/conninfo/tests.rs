@@ -170,3 +170,10 @@ fn a_service_file_may_be_named_beside_its_service() {
         ConnectTarget::resolve(&dbname("service=b"), &environment(&[("PGSERVICEFILE", file.to_str().unwrap())]));
     assert!(error.unwrap_err().next_step().unwrap().contains("[b]"));
 }
+
+#[test]
+fn a_password_that_is_not_encoded_is_not_repeated_as_a_port() {
+    let error = ConnectTarget::resolve(&dbname("postgresql://u:hunter2/x@h/d"), &environment(&[])).unwrap_err();
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    assert!(error.next_step().unwrap().contains("%2F"), "{error:?}");
+}

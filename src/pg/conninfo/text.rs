@@ -38,7 +38,7 @@ fn is_space(character: char) -> bool {
     matches!(character, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }
 
-// No message repeats the string: it may hold a password.
+// No message repeats a part of the string: where it cannot be read, the part may be that of a password.
 fn parse_keywords(text: &str) -> Result<Settings> {
     let mut settings = Settings::default();
     let mut rest = text.trim_start_matches(is_space);
@@ -46,8 +46,8 @@ fn parse_keywords(text: &str) -> Result<Settings> {
         let name_end = rest.find(|c| c == '=' || is_space(c)).unwrap_or(rest.len());
         let (name, after_name) = rest.split_at(name_end);
         let Some(after_equals) = after_name.trim_start_matches(is_space).strip_prefix('=') else {
-            return Err(Error::usage(format!("no \"=\" after {name:?} in the connection string"))
-                .hint("write keyword=value pairs, separated by spaces"));
+            return Err(Error::usage("a word without \"=\" stands in the connection string")
+                .hint("write keyword=value pairs, separated by spaces, and '…' around a value with a space in it"));
         };
         let (value, after_value) = take_value(after_equals.trim_start_matches(is_space), name)?;
         settings.set(name, value)?;
@@ -130,6 +130,10 @@ fn take_hosts<'a>(mut text: &'a str, settings: &mut Settings) -> Result<&'a str>
         ports.push(',');
         text = rest;
     }
+    // At the beginning it is the sign of an abstract socket.
+    if hosts.split(',').any(|host| host.find('@').is_some_and(|at| at > 0)) {
+        return Err(bad_uri("a host has an \"@\" in it; write one that belongs to a password as %40"));
+    }
     for (key, list) in [("host", hosts), ("port", ports)] {
         if !list.is_empty() {
             settings.set(key, decode(&list)?)?;
@@ -158,10 +162,10 @@ fn parse_query(query: &str, settings: &mut Settings) -> Result<()> {
         let (parameter, others) = rest.split_once('&').unwrap_or((rest, ""));
         rest = others;
         let Some((name, value)) = parameter.split_once('=') else {
-            return Err(bad_uri(format!("the parameter {parameter:?} has no \"=\"")));
+            return Err(bad_uri("a parameter has no \"=\"; write a \"&\" inside a value as %26"));
         };
         if value.contains('=') {
-            return Err(bad_uri(format!("the parameter {name:?} has a second \"=\"; write it as %3D")));
+            return Err(bad_uri("a parameter has a second \"=\"; write it as %3D"));
         }
         let (name, value) = (decode(name)?, decode(value)?);
         // The spelling of JDBC, which libpq accepts.
@@ -239,6 +243,7 @@ mod tests {
         }
         assert_eq!(get("postgres://?host=/tmp&dbname=x", "host").as_deref(), Some("/tmp"));
         assert_eq!(get("postgres:///x", "host"), None);
+        assert_eq!(get("postgres://u@@abstract/x", "host").as_deref(), Some("@abstract"));
         for bad in ["//[::1", "//[]", "//[::1]x", "//h/d?x", "//h/d?user=a=b", "//h/d%2", "//h/d%00", "//h/?nokey=1"] {
             assert!(parse(&format!("postgres:{bad}")).is_err(), "{bad:?}");
         }
@@ -246,8 +251,19 @@ mod tests {
 
     #[test]
     fn a_bad_string_does_not_show_its_password() {
-        for text in ["postgres://u:hunter2@h/%zz", "password=hunter2 host", "password='hunter2"] {
-            assert!(!parse(text).err().unwrap().to_string().contains("hunter2"), "{text}");
+        for text in [
+            "postgres://u:hunter2@h/%zz",
+            "password=hunter2 host",
+            "password='hunter2",
+            "password=cor hunter2",
+            "password=cor hunter2=x",
+            "postgres://h/d?password=cor&hunter2",
+            "postgres://h/d?password=cor&hunter2=x",
+            "postgres://h/d?password=cor&hunter2=x=y",
+            "postgres://u:cor@hunter2@h/d",
+        ] {
+            let error = parse(text).err().unwrap();
+            assert!(!format!("{error:?}").contains("hunter2"), "{text}: {error:?}");
         }
     }
 

@@ -64,9 +64,7 @@ impl ChildConnection {
 
 fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<File>> {
     let Some(password) = &endpoint.password else { return Ok(None) };
-    let address = endpoint.address.map(|address| address.ip().to_string()).unwrap_or_default();
-    let host = if endpoint.host.is_empty() { &address } else { &endpoint.host };
-    let mut lines = passfile::line(host, endpoint.port, &endpoint.user, password)?;
+    let mut lines = passfile::line(&endpoint.called(), endpoint.port, &endpoint.user, password)?;
     if endpoint.address.is_none() {
         // libpq looks for this word where the directory is the one compiled into it.
         lines.push_str(&passfile::line("localhost", endpoint.port, &endpoint.user, password)?);

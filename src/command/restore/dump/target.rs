@@ -168,7 +168,8 @@ impl Target {
     async fn names(&self, query: &str) -> Result<BTreeSet<String>> {
         let rows =
             self.session.client().query(query, &[]).await.doing(Kind::Tool, || "read the target's catalogues")?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        // A name in another encoding than UTF-8 is told unconverted; it is none that a dump could name.
+        Ok(rows.iter().filter_map(|row| row.try_get(0).ok()).collect())
     }
 
     /// The extensions that can be created, with the version that `CREATE EXTENSION` takes.
@@ -197,7 +198,9 @@ impl Target {
                        FROM pg_catalog.pg_database d WHERE d.datname = $1::pg_catalog.text";
         let row = self.session.client().query_opt(query, &[&name]).await;
         let row = row.doing(Kind::Tool, || format!("look for database {name:?}"))?;
-        Ok(row.map(|row| Found { is_template: row.get(0), comment: row.get(1), sessions: row.get(2) }))
+        // A comment that is not UTF-8 is none of ours.
+        let comment = |row: &tokio_postgres::Row| row.try_get(1).ok().flatten();
+        Ok(row.map(|row| Found { is_template: row.get(0), comment: comment(&row), sessions: row.get(2) }))
     }
 
     /// Keeps other restores away from the database of this name until the session ends; false if another one does.
@@ -334,7 +337,8 @@ pub async fn contents(session: &Session) -> Result<Vec<(String, Vec<String>, i64
     );
     let rows =
         session.client().query(query.as_str(), &[]).await.doing(Kind::Tool, || "look at what the target holds")?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    let garbled = || vec!["a name that is not UTF-8".to_owned()];
+    Ok(rows.iter().map(|row| (row.get(0), row.try_get(1).unwrap_or_else(|_| garbled()), row.get(2))).collect())
 }
 
 /// Whether a statement failed because somebody else has made the object meanwhile.
