@@ -62,7 +62,9 @@ pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
 }
 
 async fn run(interrupt: &Interrupt, source: &Source, passwords: Passwords) -> Result<Bytes> {
-    let (sql, exit) = command(source, passwords)?.output_unless(interrupt, LIMIT_BYTES).await?;
+    let program = command(source, passwords)?;
+    tracing::info!("{}", program.command_line());
+    let (sql, exit) = program.output_unless(interrupt, LIMIT_BYTES).await?;
     exit.check().map_err(with_hint)?;
     // The last line that pg_dumpall writes: an output that was cut does not have it.
     if !String::from_utf8_lossy(&sql[sql.len().saturating_sub(200)..]).contains("dump complete") {
