@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::process::Command;
 
 use common::dumps::until;
-use common::{Cluster, Outcome, PgVersion, Workspace};
+use common::{Cluster, PgVersion, Workspace};
 
 fn shop(cluster: &Cluster) {
     cluster.create_database("shop");
