@@ -336,6 +336,16 @@ pub fn shell_word(word: &OsStr) -> String {
     if !text.is_empty() && text.chars().all(plain) {
         return text.into_owned();
     }
+    if text.contains(char::is_control) {
+        // As bash reads it: a name with a line break must not forge a line of the log.
+        let escaped = |c: char| match c {
+            '\'' | '\\' => format!("\\{c}"),
+            c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
+            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        };
+        return format!("$'{}'", text.chars().map(escaped).collect::<String>());
+    }
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
@@ -464,5 +474,6 @@ mod tests {
         assert_eq!(shell_word(OsStr::new("--format=custom")), "--format=custom");
         assert_eq!(shell_word(OsStr::new("it's")), r"'it'\''s'");
         assert_eq!(shell_word(OsStr::new("")), "''");
+        assert_eq!(shell_word(OsStr::new("it's\n\u{1b}[m\u{9b}")), r"$'it\'s\x0a\x1b[m\u009b'");
     }
 }

@@ -235,6 +235,15 @@ fn any_name_that_a_database_can_have() {
                 "{name:?}: {id}"
             );
         }
+        if wanted.contains("line\nbreak") {
+            let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", &named("line\nbreak"), "-v"]).run().succeeds();
+            let text = outcome.stderr.lines().chain(outcome.stdout.lines());
+            assert!(
+                text.clone().count() > 3 && !text.clone().any(|line| line.starts_with("break")),
+                "{}",
+                outcome.transcript()
+            );
+        }
         // The text of a dump cannot be forged by a name, and cannot move the cursor.
         let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", &named("\u{1b}[31mred"), "-v"]).run().succeeds();
         for text in [&outcome.stdout, &outcome.stderr] {
@@ -371,7 +380,16 @@ fn quiet_says_nothing_and_verbose_says_what_is_run() {
     let plain = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).run().succeeds();
     assert_eq!(plain.stderr, "", "{}", plain.transcript());
     let verbose = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "-v"]).run().succeeds();
-    assert!(verbose.stderr.contains("pg_dump --no-password --format=custom"), "{}", verbose.transcript());
+    let steps = [
+        "\"shop\": PostgreSQL 15.",
+        "pg_dumpall --no-password --globals-only",
+        "pg_dump --no-password --format=custom",
+        "INFO stored main/dumps/shop_",
+        " is a backup\n",
+    ];
+    let places =
+        steps.map(|step| verbose.stderr.find(step).unwrap_or_else(|| panic!("{step}: {}", verbose.transcript())));
+    assert!(places.is_sorted(), "{}", verbose.transcript());
     let failed = workspace.pgkeep_on(&cluster, ["dump", "-d", "nosuch", "-q"]).run().exits(3);
     assert!(failed.stderr.starts_with("pgkeep: failed to dump: "), "{}", failed.transcript());
     assert!(failed.stderr.contains("\nhint: "), "{}", failed.transcript());

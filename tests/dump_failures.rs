@@ -109,6 +109,9 @@ impl World {
         dumps.last().unwrap().holds(&self.cluster, &self.workspace);
         assert_eq!(self.files("dumps").len(), 5 * dumps.len(), "{:?}", self.files("dumps"));
         assert_eq!(self.files("intents"), [""; 0]);
+        for folder in ["lineages", "runs"] {
+            assert!(self.files(folder).iter().all(|name| !name.starts_with('.')), "{:?}", self.files(folder));
+        }
         self.is_quiet();
     }
 }

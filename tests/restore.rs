@@ -12,6 +12,8 @@ use common::equality::{Snapshot, assert_equal, roles};
 use common::pgkeep::tree;
 use common::shapes::{self, NASTY_NAMES, PLATFORM};
 use common::{Cluster, Outcome, PgVersion, Workspace};
+use pgkeep::digest::Fingerprint;
+use pgkeep::repo::{DumpManifest, ObjectRole};
 use serde_json::Value;
 
 fn dump(workspace: &Workspace, cluster: &Cluster, databases: &[&str]) {
@@ -525,15 +527,15 @@ fn a_locale_that_the_server_lacks_is_named_and_leaves_nothing() {
     let text = String::from_utf8(zstd::decode_all(&std::fs::read(details).unwrap()[..]).unwrap()).unwrap();
     let changed = zstd::encode_all(text.replace("\"C.UTF-8\"", "\"xx_XX.utf8\"").as_bytes(), 3).unwrap();
     std::fs::write(details, &changed).unwrap();
-    let manifest = &stored(&workspace, ".manifest.json")[0];
-    let mut json = record(manifest);
-    for object in json["objects"].as_array_mut().unwrap() {
-        if object["role"] == "details" {
-            object["sizeBytes"] = changed.len().into();
-            object["sha256"] = pgkeep::digest::Sha256::of(&changed).to_string().into();
-        }
+    let path = &stored(&workspace, ".manifest.json")[0];
+    let stem = path.file_name().unwrap().to_str().unwrap().strip_suffix(".manifest.json").unwrap().parse().unwrap();
+    let body = std::fs::read(path).unwrap();
+    let mut manifest = DumpManifest::from_json(&body, &"main".parse().unwrap(), &stem).unwrap();
+    for object in manifest.objects.iter_mut().filter(|object| object.role == ObjectRole::Details) {
+        let Fingerprint { size_bytes, sha256 } = Fingerprint::of(&changed);
+        (object.size_bytes, object.sha256) = (size_bytes, sha256);
     }
-    std::fs::write(manifest, json.to_string()).unwrap();
+    std::fs::write(path, manifest.to_json().unwrap()).unwrap();
 
     let before = (target.databases(), roles(&target));
     let failed = restore(&workspace, &target, ["-d", "shop"]).exits(4);

@@ -68,12 +68,15 @@ pub async fn open_or_create(context: &Context, address: &str) -> Result<Reposito
     Repository::open_or_create(storage, &context.state, CreateOnly::Link).await
 }
 
-/// Removes what writers that are gone left unfinished. It takes space and nothing else, so a failure only is noted.
+/// Removes what writers that are gone left unfinished, wherever a dump writes. It takes space and nothing else, so a
+/// failure only is noted.
 async fn sweep_unfinished(repository: &Repository, instance: &InstanceName) {
-    match repository.storage().sweep_unfinished(&Folder::Dumps.of(instance)).await {
-        Ok(0) => {}
-        Ok(count) => tracing::info!("removed {count} unfinished objects of runs that are gone"),
-        Err(error) => tracing::warn!("remove unfinished objects of runs that are gone: {error}"),
+    for folder in [Folder::Dumps, Folder::Intents, Folder::Lineages, Folder::Runs] {
+        match repository.storage().sweep_unfinished(&folder.of(instance)).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!("removed {count} unfinished objects of runs that are gone"),
+            Err(error) => tracing::warn!("remove unfinished objects of runs that are gone: {error}"),
+        }
     }
 }
 

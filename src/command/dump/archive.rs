@@ -91,6 +91,7 @@ pub async fn store(
         let cause = format!("{} bytes were sent, the store has {}", stored.size_bytes, meta.size_bytes);
         return Err(Error::new(Kind::Verification, format!("confirm {}", meta.key)).because(cause));
     }
+    tracing::info!("stored {}: {} bytes of archive in {}", meta.key, plain.size_bytes, meta.size_bytes);
     Ok(StoredArchive { archive, plain, stored, program: path, warnings })
 }
 

@@ -33,30 +33,23 @@ pub async fn take(interrupt: &Interrupt, source: &Source, wanted: WantedGlobals)
         let reason = Some("left out by --no-globals".to_owned());
         return Ok(Globals { compressed: None, included: GlobalsIncluded::NotIncluded, reason, warning: None });
     }
-    match run(interrupt, source, Passwords::Include).await {
-        Ok(compressed) => {
-            let included = GlobalsIncluded::WithPasswords;
-            Ok(Globals { compressed: Some(compressed), included, reason: None, warning: None })
+    // Asked, not guessed from a failure: any broken query of pg_dumpall names pg_authid.
+    let passwords = if source.may_read_passwords().await? { Passwords::Include } else { Passwords::LeaveOut };
+    let compressed = run(interrupt, source, passwords).await.map_err(|error| match error.next_step() {
+        // Who stopped the run knows why.
+        None if error.kind == Kind::Tool => {
+            error.hint("to dump without roles, memberships and tablespaces, use --no-globals")
         }
-        // What pg_dumpall says does not tell: every complaint about roles, a timeout too, repeats a query that names
-        // pg_authid.
-        Err(_) if !source.may_read_passwords().await? => {
-            let compressed = run(interrupt, source, Passwords::LeaveOut).await?;
-            let reason = "the role may not read pg_authid".to_owned();
-            Ok(Globals {
-                compressed: Some(compressed),
-                included: GlobalsIncluded::WithoutPasswords,
-                warning: Some(format!(
-                    "globals are without passwords: {reason}; a superuser and members of pg_read_all_data may"
-                )),
-                reason: Some(reason),
-            })
-        }
-        Err(error) if error.kind == Kind::Tool && error.next_step().is_none() => {
-            Err(error.hint("to dump without roles, memberships and tablespaces, use --no-globals"))
-        }
-        Err(error) => Err(error),
-    }
+        _ => error,
+    })?;
+    let (included, reason) = match passwords {
+        Passwords::Include => (GlobalsIncluded::WithPasswords, None),
+        Passwords::LeaveOut => (GlobalsIncluded::WithoutPasswords, Some("the role may not read pg_authid".to_owned())),
+    };
+    let warning = reason.as_ref().map(|reason| {
+        format!("globals are without passwords: {reason}; a superuser and members of pg_read_all_data may")
+    });
+    Ok(Globals { compressed: Some(compressed), included, reason, warning })
 }
 
 pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
@@ -72,7 +65,9 @@ pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
 }
 
 async fn run(interrupt: &Interrupt, source: &Source, passwords: Passwords) -> Result<Bytes> {
-    let (sql, exit) = command(source, passwords)?.output_unless(interrupt, LIMIT_BYTES).await?;
+    let program = command(source, passwords)?;
+    tracing::info!("{}", program.command_line());
+    let (sql, exit) = program.output_unless(interrupt, LIMIT_BYTES).await?;
     exit.check().map_err(with_hint)?;
     // The last line that pg_dumpall writes: an output that was cut does not have it.
     if !String::from_utf8_lossy(&sql[sql.len().saturating_sub(200)..]).contains("dump complete") {

@@ -320,6 +320,7 @@ impl Dumper<'_> {
         let source = interrupt.guard(source::Source::connect(self.context, self.options, planned)).await;
         let source = source.at(Stage::Connect)?;
         warnings.extend(source.warnings.iter().cloned());
+        tracing::info!("{:?}: {}, by clients {}", source.database(), source.describe_server(), source.clients.version);
         let (new_lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
         warnings.extend(warning);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
@@ -336,6 +337,7 @@ impl Dumper<'_> {
         match stored {
             Ok(manifest) => {
                 backup.commit(&manifest).await.at(Stage::Commit)?;
+                tracing::info!("{} is a backup", manifest.id);
                 Ok(manifest)
             }
             Err(failed) => {

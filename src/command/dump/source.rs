@@ -56,13 +56,6 @@ impl Source {
         self.session.encoding()
     }
 
-    /// Whether the role may read password hashes.
-    pub async fn may_read_passwords(&self) -> Result<bool> {
-        let query = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
-        let row = self.session.client().query_one(query, &[]).await;
-        Ok(row.doing(Kind::Tool, || "ask for the rights on pg_authid")?.get(0))
-    }
-
     pub fn system_identifier(&self) -> Option<SystemIdentifier> {
         self.session.system_identifier().map(SystemIdentifier)
     }
@@ -83,6 +76,13 @@ impl Source {
         let name = row.doing(Kind::Tool, || "export the snapshot")?.get(0);
         let description = Description::read(client, self.server_version()).await?;
         Ok(Snapshot { name, description })
+    }
+
+    /// Whether the role may read the password hashes of the cluster.
+    pub async fn may_read_passwords(&self) -> Result<bool> {
+        let query = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
+        let row = self.session.client().query_one(query, &[]).await;
+        Ok(row.doing(Kind::Tool, || "ask for the right to read pg_authid")?.get(0))
     }
 
     /// One of the client programs, with the connection in its environment.

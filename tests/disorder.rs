@@ -1,11 +1,13 @@
-//! What must not stop a dump, and what must: streams that nobody reads, a shell that is gone, a disk that is not mounted.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+//! What surrounds a dump and is not in order: streams that nobody reads, a shell that is gone, a disk that is not
+//! mounted, a program that is broken.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
 use std::fs::OpenOptions;
 use std::process::Command;
 
+use common::dumps::until;
 use common::{Cluster, PgVersion, Workspace};
 
 fn shop(cluster: &Cluster) {
@@ -41,12 +43,12 @@ fn nohup_is_respected() {
         holder.args(["-q", "-d", &cluster.conninfo("shop")]).stdin(std::process::Stdio::piped());
         let mut holder = holder.spawn().unwrap();
         std::io::Write::write_all(&mut holder.stdin.take().unwrap(), script.as_bytes()).unwrap();
-        wait(|| gate.exists());
+        until("it happens", || gate.exists());
 
         let dump = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]);
         let child = under_shell(dump, &format!("{trap}exec \"$0\" \"$@\"")).spawn().unwrap();
         let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-        wait(|| cluster.sql("postgres", waiting) != "0");
+        until("it happens", || cluster.sql("postgres", waiting) != "0");
         assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
         if code == 0 {
             std::fs::remove_file(&gate).unwrap();
@@ -70,15 +72,6 @@ fn under_shell(mut call: common::pgkeep::Pgkeep, script: &str) -> Command {
     shell
 }
 
-#[track_caller]
-fn wait(mut until: impl FnMut() -> bool) {
-    let began = std::time::Instant::now();
-    while !until() {
-        assert!(began.elapsed().as_secs() < 60, "it did not happen");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn nothing_is_made_where_a_disk_is_not_mounted() {
     let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
@@ -88,4 +81,24 @@ fn nothing_is_made_where_a_disk_is_not_mounted() {
     let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop"]).run().exits(9);
     assert!(outcome.stderr.contains("an unmounted disk?"), "{}", outcome.transcript());
     assert!(!workspace.repository().exists());
+}
+
+#[test]
+fn a_broken_pg_dumpall_is_not_a_missing_right() {
+    let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
+    shop(&cluster);
+    let bin = workspace.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for name in ["pg_dump", "pg_dumpall"] {
+        std::os::unix::fs::symlink(cluster.bin_dir().join(name), bin.join(name)).unwrap();
+    }
+    let broken = "#!/bin/sh\ncase $* in *--no-role-passwords*) exec REAL \"$@\";; esac\n\
+                  echo 'ERROR: could not read block 0: SELECT * FROM pg_authid' >&2; exit 1\n";
+    let real = cluster.bin_dir().join("pg_dumpall");
+    std::fs::remove_file(bin.join("pg_dumpall")).unwrap();
+    std::fs::write(bin.join("pg_dumpall"), broken.replace("REAL", real.to_str().unwrap())).unwrap();
+    std::fs::set_permissions(bin.join("pg_dumpall"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let args = ["dump", "-d", "shop", "--bin-dir", bin.to_str().unwrap()];
+    let outcome = workspace.pgkeep_on(&cluster, args).run().exits(4);
+    assert!(outcome.stderr.contains("could not read block"), "{}", outcome.transcript());
 }
