@@ -397,10 +397,15 @@ fn a_pg_dump_that_lies() {
 fn a_pg_dump_that_says_no_version_is_none() {
     let world = World::new();
     let dir = client(&world, "mute", "");
-    for version in ["echo rubbish", "echo 'pg_dump (PostgreSQL) 15.0'; exit 1", "kill -KILL $$", "exit 0"] {
+    for (version, why) in [
+        ("echo rubbish", "\"rubbish\" is not a version"),
+        ("echo 'pg_dump (PostgreSQL) 15.0'; exit 1", "ended with exit code 1"),
+        ("kill -KILL $$", "ended with signal 9"),
+        ("exit 0", "\"\" is not a version"),
+    ] {
         fs::write(dir.join("pg_dump"), format!("#!/bin/sh\n{version}\n")).unwrap();
         let outcome = world.dump(&["--bin-dir", dir.to_str().unwrap()]).run().exits(12);
-        world.failed(&outcome, "connect", "no pg_dump that answers --version");
+        world.failed(&outcome, "connect", why);
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::session::ChildConnection;
 use crate::config::environment::Environment;
-use crate::error::{Doing as _, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::process::{Program, find_program};
 
 /// Where Debian and Ubuntu install the real programs; `/usr/bin/pg_dump` there is a wrapper with rules of its own.
@@ -112,9 +112,12 @@ impl Search {
     /// Fails with the words of the first `pg_dump` that is there and does not say its version: it is not missing.
     async fn hear_all(&self) -> Result<()> {
         for pg_dump in self.directories().into_iter().filter_map(|directory| find_program("pg_dump", &[directory])) {
-            version_of(&pg_dump)
-                .await
-                .doing(Kind::MissingProgram, || format!("ask {} for its version", pg_dump.display()))?;
+            version_of(&pg_dump).await.map_err(|error| {
+                // Whatever stops it, there is no program here to work with.
+                Error::new(Kind::MissingProgram, format!("ask {} for its version", pg_dump.display()))
+                    .because(error)
+                    .hint("name the directory of PostgreSQL client programs that work with --bin-dir")
+            })?;
         }
         Ok(())
     }
