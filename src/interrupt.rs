@@ -11,13 +11,38 @@ use crate::error::{Error, Kind, Result};
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     token: CancellationToken,
-    kind: Arc<OnceLock<Kind>>,
+    signal: Arc<OnceLock<Signal>>,
+}
+
+/// What asks for a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Int,
+    Term,
+    Hup,
+}
+
+impl Signal {
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Int => Kind::Interrupted,
+            Self::Term | Self::Hup => Kind::Terminated,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Int => "SIGINT",
+            Self::Term => "SIGTERM",
+            Self::Hup => "SIGHUP",
+        }
+    }
 }
 
 impl Interrupt {
-    /// `kind` is `Interrupted` or `Terminated`; the first request stands.
-    pub fn request(&self, kind: Kind) {
-        let _ = self.kind.set(kind);
+    /// The first request stands.
+    pub fn request(&self, signal: Signal) {
+        let _ = self.signal.set(signal);
         self.token.cancel();
     }
 
@@ -37,9 +62,8 @@ impl Interrupt {
     }
 
     pub fn error(&self) -> Error {
-        let kind = self.kind.get().copied().unwrap_or(Kind::Interrupted);
-        let signal = if kind == Kind::Terminated { "SIGTERM" } else { "SIGINT" };
-        Error::new(kind, format!("stopped by {signal}"))
+        let signal = self.signal.get().copied().unwrap_or(Signal::Int);
+        Error::new(signal.kind(), format!("stopped by {}", signal.name()))
     }
 
     /// Runs `work` until it ends or a stop is asked for; then `work` is dropped where it stands.

@@ -420,7 +420,7 @@ mod tests {
         let (child, mut stdout) = shell(script).spawn_piped().unwrap();
         // It is ready to be stopped before it is.
         std::io::Read::read_exact(&mut stdout, &mut [0; 6]).unwrap();
-        interrupt.request(Kind::Terminated);
+        interrupt.request(crate::interrupt::Signal::Term);
         let error = child.wait_unless(interrupt.stopped()).await.unwrap_err();
         assert_eq!(error.kind, Kind::Terminated);
         let mut rest = Vec::new();

@@ -290,7 +290,7 @@ async fn one_that_is_stopped_proves_nothing_and_its_run_says_so() {
     let workspace = Stored::get().copy();
     let interrupt = Interrupt::default();
     let signal = interrupt.clone();
-    let outcome = verify_here(&workspace, interrupt, move |_| signal.request(Kind::Terminated)).await;
+    let outcome = verify_here(&workspace, interrupt, move |_| signal.request(pgkeep::interrupt::Signal::Term)).await;
     assert_eq!(outcome.error.unwrap().kind, Kind::Terminated);
     assert!(outcome.items.iter().all(|item| item.status == Status::NotVerified && item.proof.is_none()));
     assert!(ids(&workspace).iter().all(|id| proofs(&workspace, id).is_empty()));

@@ -31,8 +31,13 @@ pub struct Told<'a> {
 }
 
 impl Told<'_> {
+    /// Prints the document of a command that failed before it had items. The exit code says the same.
+    pub fn refusal(&self, error: &Error) {
+        let _ = self.json::<()>(&[], &[], Some(error));
+    }
+
     /// Prints the document to standard output.
-    pub fn json<I: Serialize>(&self, items: &[I], warnings: &[String], error: Option<&Error>) {
+    pub fn json<I: Serialize>(&self, items: &[I], warnings: &[String], error: Option<&Error>) -> std::io::Result<()> {
         let document = Document {
             pgkeep_json: 1,
             command: self.command,
@@ -45,7 +50,7 @@ impl Told<'_> {
             error,
         };
         let text = serde_json::to_string_pretty(&document).unwrap_or_else(|error| error.to_string());
-        print(&text);
+        print(&text)
     }
 }
 
@@ -59,8 +64,17 @@ fn status(error: Option<&Error>) -> Status {
 }
 
 /// Prints an answer. A reader that went away (`| head`) does not change what the command did.
-pub fn print(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end());
+pub fn print(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
+/// `1 backup`, `2 backups`.
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `pgkeep: failed to dump: …` and `hint: …` on standard error. Names that came from a server cannot move the cursor

@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
 /// The end of a command that did not begin.
 fn refuse(json: bool, told: &Told<'_>, error: &Error) -> ExitCode {
     if json {
-        told.json::<()>(&[], &[], Some(error));
+        told.refusal(error);
     }
     output::complain(told.command, error);
     ExitCode::from(error.kind.exit_code())
@@ -70,7 +70,7 @@ fn parse(words: &[std::ffi::OsString]) -> std::result::Result<Cli, ExitCode> {
         if wants_json && error.use_stderr() {
             let command = usage::command_of(&words);
             let error = usage::error_of(&error, &command, &words);
-            Told { command: &command, started_at, duration_seconds: 0.0 }.json::<()>(&[], &[], Some(&error));
+            Told { command: &command, started_at, duration_seconds: 0.0 }.refusal(&error);
             return ExitCode::from(Kind::Usage.exit_code());
         }
         usage::print(&error, &words);
@@ -208,7 +208,7 @@ impl Screen {
     /// The command failed before it had items.
     pub fn fail(&self, error: &Error) -> ExitCode {
         if self.json {
-            self.told().json::<()>(&[], &[], Some(error));
+            self.told().refusal(error);
         }
         output::complain(self.command, error);
         ExitCode::from(error.kind.exit_code())
@@ -216,24 +216,24 @@ impl Screen {
 
     /// The command came to its end: prints what it did, as text or as the document, and gives the exit code.
     pub fn finish<I: Serialize>(&self, outcome: &Outcome<I>, text: impl FnOnce(&Outcome<I>) -> String) -> ExitCode {
-        if self.json {
-            self.told().json(&outcome.items, &outcome.warnings, outcome.error.as_ref());
+        let printed = if self.json {
+            self.told().json(&outcome.items, &outcome.warnings, outcome.error.as_ref())
         } else {
             let text = text(outcome);
             let silent = self.quiet && outcome.error.is_none() && self.is_action();
-            if !text.is_empty() && !silent {
-                output::print(&text);
-            }
-        }
+            if text.is_empty() || silent { Ok(()) } else { output::print(&text) }
+        };
         if !self.quiet {
             outcome.warnings.iter().for_each(|warning| output::warn(warning));
         }
-        match &outcome.error {
-            None => ExitCode::SUCCESS,
-            Some(error) => {
+        match (&outcome.error, printed) {
+            (Some(error), _) => {
                 output::complain(self.command, error);
                 ExitCode::from(error.kind.exit_code())
             }
+            // What was done is done and recorded; an answer that did not arrive is no answer.
+            (None, Err(error)) if !self.is_action() => finish_plain(self.command, Err(unwritten(error))),
+            (None, _) => ExitCode::SUCCESS,
         }
     }
 
@@ -248,6 +248,10 @@ impl Screen {
             output::say(text.trim_end());
         }
     }
+}
+
+fn unwritten(error: std::io::Error) -> Error {
+    Error::new(Kind::Unexpected, "write to standard output").because(error)
 }
 
 fn completions(shell: &str) -> Result<()> {
@@ -268,8 +272,7 @@ fn manual() -> Result<()> {
     for verb in command.get_subcommands() {
         subcommand_page(verb, "pgkeep", &mut page).doing(Kind::Unexpected, || "render the manual page")?;
     }
-    output::print(&String::from_utf8_lossy(&page));
-    Ok(())
+    output::print(&String::from_utf8_lossy(&page)).map_err(unwritten)
 }
 
 /// The synopsis, options and examples of a verb, one section after the other in one page.

@@ -1,7 +1,6 @@
 //! Signals: the first asks the work to stop where nothing is lost, a second one ends the process at once.
 
-use pgkeep::error::Kind;
-use pgkeep::interrupt::Interrupt;
+use pgkeep::interrupt::{Interrupt, Signal as Stop};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Turns SIGINT, SIGTERM and SIGHUP into a request to stop.
@@ -15,16 +14,16 @@ pub fn listen(interrupt: Interrupt) -> std::io::Result<()> {
     let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     tokio::spawn(async move {
         loop {
-            let kind = tokio::select! {
-                _ = int.recv() => Kind::Interrupted,
-                _ = term.recv() => Kind::Terminated,
-                () = received(&mut hup) => Kind::Terminated,
+            let signal = tokio::select! {
+                _ = int.recv() => Stop::Int,
+                _ = term.recv() => Stop::Term,
+                () = received(&mut hup) => Stop::Hup,
             };
             if interrupt.is_requested() {
                 // Nothing counts before its manifest is written, so stopping here loses nothing either.
-                std::process::exit(i32::from(kind.exit_code()));
+                std::process::exit(i32::from(signal.kind().exit_code()));
             }
-            interrupt.request(kind);
+            interrupt.request(signal);
         }
     });
     Ok(())

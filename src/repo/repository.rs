@@ -12,7 +12,7 @@ use super::document::{self, FORMAT};
 use super::layout::StoredName;
 use super::state::{RepositoryId, StateDirectory};
 use crate::error::{Doing as _, Error, Kind, Result};
-use crate::storage::{Fault, Storage};
+use crate::storage::{Fault, Prefix, Storage};
 
 /// How the store keeps its promise that nothing is overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,7 @@ impl Repository {
     ) -> Result<Self> {
         let mut opened = Self::open_if_there(&storage, state).await?;
         if opened.is_none() {
+            refuse_strangers(&*storage).await?;
             create_marker(&*storage, create_only).await?;
             // Of two creators one wins; both read what is there now.
             opened = Self::open_if_there(&storage, state).await?;
@@ -149,6 +150,20 @@ fn another_place(action: String, remembered: &std::path::Path) -> Error {
         "an unmounted disk? Mount it; if the repository was replaced on purpose, remove {}",
         remembered.display()
     ))
+}
+
+/// A place that holds backups and no marker is a repository that lost it: a new id would make strangers of them.
+async fn refuse_strangers(storage: &dyn Storage) -> Result<()> {
+    let listed = storage.list(&Prefix::root()).await?;
+    match listed.iter().find(|object| StoredName::parse(&object.key).is_some_and(|name| name != StoredName::Marker)) {
+        None => Ok(()),
+        // Another creator was faster, and has stored already.
+        Some(_) if document::head_if_there(storage, &StoredName::Marker.key()).await?.is_some() => Ok(()),
+        Some(object) => {
+            Err(Error::refused(format!("{} has no pgkeep.json, and holds {}", storage.address(), object.key))
+                .hint("put pgkeep.json back (another copy of the repository has it), or store in another directory"))
+        }
+    }
 }
 
 async fn create_marker(storage: &dyn Storage, create_only: CreateOnly) -> Result<()> {

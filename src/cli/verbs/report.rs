@@ -13,7 +13,7 @@ use pgkeep::error::Result;
 use pgkeep::repo::{RunStatus, Which};
 
 use crate::cli::arguments::{Common, ReportArgs, ReportView};
-use crate::cli::output::{age, bytes, harmless, table};
+use crate::cli::output::{age, bytes, counted, harmless, table};
 use crate::cli::run::Screen;
 
 pub async fn report(screen: &mut Screen, context: &Context, common: &Common, args: ReportArgs) -> ExitCode {
@@ -87,7 +87,7 @@ fn database_text(report: &DatabaseReport) -> String {
     }
     lines.extend(report.passed_over.iter().map(|over| ("passed over", format!("{}: {}", over.id, over.reason))));
     lines.extend(report.last_attempt.iter().map(|attempt| ("last dump", attempt_text(attempt))));
-    lines.push(("kept", format!("{} backups, {}", report.backups, bytes(report.stored_bytes))));
+    lines.push(("kept", format!("{}, {}", counted(report.backups, "backup"), bytes(report.stored_bytes))));
     let head = format!("  {}\n", harmless(&report.database));
     lines.iter().fold(head, |text, (name, value)| text + &format!("    {name:<12}  {}\n", harmless(value)))
 }

@@ -29,7 +29,10 @@ pub struct PlannedItem {
 pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
     let items = match &options.databases {
         Databases::Named(names) if names.is_empty() => vec![item(context, options.connection.clone())?],
-        Databases::Named(names) => names.iter().map(|name| named(context, options, name)).collect::<Result<_>>()?,
+        Databases::Named(names) => {
+            let once = names.iter().enumerate().filter(|(at, name)| !names[..*at].contains(name));
+            once.map(|(_, name)| named(context, options, name)).collect::<Result<_>>()?
+        }
         Databases::All => context.interrupt.guard(all(context, options)).await?,
     };
     let warnings = match &options.databases {

@@ -42,8 +42,11 @@ impl RunLine {
 /// The step and the cause, without naming the step twice.
 pub(super) fn reason(stage: Option<&str>, error: &str) -> String {
     let Some(stage) = stage else { return error.to_owned() };
-    let cause = error.split_once(&format!("stage {stage}: ")).map_or(error, |(_, cause)| cause);
-    format!("{stage}: {cause}")
+    match error.split_once(&format!("stage {stage}: ")) {
+        // Several items that failed are told in brackets; what is cut from there would lose its beginning.
+        Some((before, cause)) if !before.contains(" failed (") => format!("{stage}: {cause}"),
+        _ => error.to_owned(),
+    }
 }
 
 /// At most `most` attempts, newest first.

@@ -123,7 +123,7 @@ fn unknown(name: &str) -> Error {
     let nearest = KEYWORDS.iter().map(|keyword| (distance(keyword.name, name), keyword.name)).min();
     match nearest {
         Some((1..=2, nearest)) => Error::usage(format!("{name:?} is not a connection parameter"))
-            .hint(format!("did you mean {nearest:?}?")),
+            .hint(format!("did you mean {nearest:?}? (a database with \"=\" in its name is written \"dbname='a=b'\")")),
         _ => Error::usage("a parameter that is not one of PostgreSQL's stands in the connection string or service").hint(
             "see \"Parameter Key Words\" in PostgreSQL's manual; quote a value with spaces, write \"&\" in a URI as %26",
         ),
@@ -154,7 +154,10 @@ mod tests {
     fn an_unknown_key_names_its_neighbour() {
         let error = Settings::default().set("hots", "x").unwrap_err();
         assert_eq!(error.to_string(), "\"hots\" is not a connection parameter");
-        assert_eq!(error.next_step(), Some("did you mean \"host\"?"));
+        assert_eq!(
+            error.next_step(),
+            Some("did you mean \"host\"? (a database with \"=\" in its name is written \"dbname='a=b'\")")
+        );
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
     }
