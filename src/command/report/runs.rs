@@ -44,8 +44,9 @@ pub(super) fn reason(stage: Option<&str>, error: &str) -> String {
     let Some(stage) = stage else { return error.to_owned() };
     match error.split_once(&format!("stage {stage}: ")) {
         // Several items that failed are told in brackets; what is cut from there would lose its beginning.
-        Some((before, cause)) if !before.contains(" failed (") => format!("{stage}: {cause}"),
-        _ => error.to_owned(),
+        Some((before, _)) if before.contains(" failed (") => error.to_owned(),
+        Some((_, cause)) => format!("{stage}: {cause}"),
+        None => format!("{stage}: {error}"),
     }
 }
 
