@@ -183,7 +183,7 @@ for ((round = 1; round <= rounds; round++)); do
     rm -f "$world/peer.dump"
     [ -z "$peers_only" ] || continue
     for check in decode read-back; do
-        rm -rf "$world/repository"
+        rm -rf "$world/repository" "$PGKEEP_STATE_DIR"
         contend "pgkeep, check $check" keep_dump "$check"
     done
 done
@@ -208,7 +208,7 @@ for name in 'pg_dump -Z0 | zstd -3 -T2' 'pg_dump -Fc' 'pgkeep, check decode' 'pg
 done
 [ -z "$peers_only" ] || exit 0
 
-rm -rf "$world/repository"
+rm -rf "$world/repository" "$PGKEEP_STATE_DIR"
 measure pgkeep dump -d one_row --repo "$world/repository" --check read-back --progress none -q
 one_row_kb=$peak
 measure pgkeep restore dump latest -d one_row --into one_row_restored --analyze none --repo "$world/repository" --progress none -q
