@@ -121,8 +121,12 @@ impl fmt::Display for Error {
             if error.is::<Error>() {
                 return write!(f, ": {error}");
             }
-            write!(f, ": {error}")?;
             cause = error.source();
+            let text = error.to_string();
+            // tokio-postgres says only this, and leaves what the server said to its source.
+            if text != "db error" || cause.is_none() {
+                write!(f, ": {text}")?;
+            }
         }
         Ok(())
     }

@@ -283,6 +283,13 @@ fn what_cannot_end_well_is_refused_before_anything_is_made() {
     assert_equal(&Snapshot::of(&source, "owned"), &Snapshot::of(&source, "copy"));
     assert_eq!(source.databases().len(), source_before.len() + 1);
 
+    // A superuser's objects are no reason to make an ordinary role a member of a superuser.
+    shapes::empty(&source, "of_superuser");
+    dump(&workspace, &source, &["of_superuser"]);
+    let refused = restore(&workspace, &source, ["-d", "of_superuser", "--into", "x", "-U", "weak"]).exits(9);
+    assert!(message(&refused).contains("restore as a superuser"), "{}", message(&refused));
+    assert!(!message(&refused).contains("GRANT"), "{}", message(&refused));
+
     // Roles that nothing can create are named, with what to do.
     let arguments = ["dump", "--no-globals", "-d", "owned", "--instance", "bare"];
     workspace.pgkeep_on(&source, arguments).run().succeeds();
@@ -512,6 +519,86 @@ fn rights_settings_and_locale_of_the_database_are_kept() {
         };
         assert_eq!(locale(name), locale(&copy));
     }
+}
+
+#[test]
+fn a_dropped_schema_public_stays_dropped_and_a_template_a_template() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    let workspace = Workspace::new();
+    shapes::empty(&cluster, "bare");
+    cluster.sql("bare", "DROP SCHEMA public; CREATE SCHEMA own; CREATE TABLE own.t (a int)");
+    shapes::empty(&cluster, "pattern");
+    cluster.sql("postgres", "ALTER DATABASE pattern IS_TEMPLATE true");
+    dump(&workspace, &cluster, &["bare", "pattern"]);
+    for (name, schemas) in [("bare", "own"), ("pattern", "public")] {
+        let copy = format!("{name}_copy");
+        restore(&workspace, &cluster, ["-d", name, "--into", &copy]).succeeds();
+        let query = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'";
+        assert_eq!(cluster.sql(&copy, query), schemas);
+    }
+    let query = "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE datistemplate";
+    assert_eq!(cluster.sql("postgres", query), "pattern pattern_copy template0 template1");
+}
+
+#[test]
+fn a_setting_that_cannot_be_made_is_found_first_and_its_value_not_told() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    let workspace = Workspace::new();
+    cluster.sql("postgres", "CREATE ROLE own; CREATE ROLE mover LOGIN CREATEDB IN ROLE own");
+    cluster.sql("postgres", "CREATE DATABASE faulty OWNER own");
+    cluster.sql("faulty", &format!("SET ROLE own; {FAULTY}"));
+    // A parameter that nobody was given rights on is a superuser's to set.
+    cluster.sql("postgres", "ALTER DATABASE faulty SET app.secret = 'TOPSECRET'");
+    dump(&workspace, &cluster, &["faulty"]);
+    let before = cluster.databases();
+    let failed = restore(&workspace, &cluster, ["-d", "faulty", "--into", "copy", "-U", "mover"]).exits(4);
+    // Its index would fail, too: pg_restore was never called.
+    assert!(message(&failed).contains("SET \"app.secret\": ERROR: permission denied"), "{}", message(&failed));
+    assert!(message(&failed).contains("--keep-going"), "{}", message(&failed));
+    assert!(!failed.transcript().contains("TOPSECRET"), "{}", failed.transcript());
+    assert_eq!(item(&failed)["stage"], "finish");
+    assert_eq!(cluster.databases(), before);
+}
+
+#[test]
+fn a_database_made_during_the_restore_is_not_touched() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    let workspace = Workspace::new();
+    cluster.create_database("shop");
+    // It goes on when it is cancelled.
+    let going_on = SLOW.replace("RETURN n;", "RETURN n; EXCEPTION WHEN query_canceled THEN RETURN n;");
+    cluster.sql("shop", &going_on.replace("(1, 10)", "(1, 1)"));
+    dump(&workspace, &cluster, &["shop"]);
+    cluster.sql("postgres", "ALTER ROLE postgres SET test.slow = 'on'");
+    let arguments = ["restore", "dump", "-d", "shop", "--into", "copy", "--analyze", "none", "--json"];
+    let child = workspace.pgkeep_on(&cluster, arguments).spawn();
+    stands_still(&cluster);
+    cluster.create_database("copy");
+    cluster.sql("copy", "CREATE TABLE theirs (a int)");
+    cluster.sql("postgres", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    let refused = Outcome::wait_for(child).exits(9);
+    assert!(message(&refused).contains("\"copy\" was created by somebody else"), "{}", message(&refused));
+    assert_eq!(cluster.sql("copy", "SELECT count(*) FROM theirs"), "0");
+    assert!(!cluster.databases().contains(&"copy.pgkeep-restoring".to_owned()));
+}
+
+#[test]
+fn what_was_given_to_a_superuser_of_another_name_is_restored() {
+    let (source, target) = (Cluster::plain(PgVersion::V15), Cluster::plain(PgVersion::V15));
+    let workspace = Workspace::new();
+    // A cluster of `initdb --username=dba`: the role that the server does not record uses of.
+    source.sql("postgres", "CREATE ROLE helper SUPERUSER LOGIN");
+    let sql = "ALTER ROLE postgres RENAME TO dba; CREATE ROLE postgres SUPERUSER LOGIN";
+    source.run(source.client("psql").args(["--username=helper", "--dbname=postgres", "--command", sql]));
+    source.sql("postgres", "CREATE ROLE own; CREATE DATABASE shop OWNER own; CREATE DATABASE other OWNER own");
+    source.sql("shop", "SET ROLE own; CREATE TABLE t (a int); GRANT SELECT (a) ON t TO dba;");
+    source.sql("other", "SET ROLE own; CREATE TABLE t (a int)");
+    dump(&workspace, &source, &["shop", "other"]);
+    let outcome = restore(&workspace, &target, ["-d", "other"]).succeeds();
+    assert_eq!(item(&outcome)["rolesCreated"], serde_json::json!(["own"]));
+    let outcome = restore(&workspace, &target, ["-d", "shop"]).succeeds();
+    assert_eq!(item(&outcome)["rolesCreated"], serde_json::json!(["dba"]));
+    assert_equal(&Snapshot::of(&source, "shop"), &Snapshot::of(&target, "shop"));
 }
 
 #[test]

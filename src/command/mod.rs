@@ -124,6 +124,10 @@ impl<I: Item> Outcome<I> {
     }
 }
 
+/// How many failures the sentence that counts them tells. All are in the items; a store that lost a folder would make a
+/// line of hundreds of kilobytes, which the record of the run and every report of it would repeat.
+const TOLD: usize = 5;
+
 fn overall<I: Item>(items: &[I]) -> Option<Error> {
     let failed: Vec<(&str, &Error)> = items.iter().filter_map(|item| Some((item.name(), item.error()?))).collect();
     let (_, first) = failed.first()?;
@@ -142,8 +146,12 @@ fn overall<I: Item>(items: &[I]) -> Option<Error> {
             None => error,
         });
     }
-    let names: Vec<String> = failed.iter().map(|(name, error)| format!("{name}: {error}")).collect();
-    Some(Error::new(kind, format!("{} of {} failed ({})", failed.len(), items.len(), names.join("; "))))
+    let told = failed.iter().take(TOLD).map(|(name, error)| format!("{name}: {error}"));
+    let mut told: Vec<String> = told.collect();
+    if failed.len() > TOLD {
+        told.push(format!("and {} more", failed.len() - TOLD));
+    }
+    Some(Error::new(kind, format!("{} of {} failed ({})", failed.len(), items.len(), told.join("; "))))
 }
 
 #[cfg(test)]
@@ -175,5 +183,13 @@ mod tests {
         assert_eq!(kind_of(&[Some(Tool), Some(Connect)]), Some(Unexpected));
         assert_eq!(kind_of(&[Some(Tool), None]), Some(Partial));
         assert_eq!(kind_of(&[None, Some(Terminated)]), Some(Terminated));
+    }
+
+    #[test]
+    fn a_thousand_failures_make_a_short_sentence() {
+        let items: Vec<Case> = (0..1000).map(|_| Case(Some(Error::new(Kind::Verification, "fails")))).collect();
+        let sentence = overall(&items).unwrap().to_string();
+        assert!(sentence.starts_with("1000 of 1000 failed (case: fails; "), "{sentence}");
+        assert!(sentence.ends_with("; and 995 more)"), "{sentence}");
     }
 }

@@ -38,6 +38,11 @@ pub struct Database {
     /// `grantee=rights/grantor`, as PostgreSQL prints them; `None` is the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_template: bool,
+    /// Whether somebody dropped its schema public, which every new database has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_public: bool,
     pub size_bytes: u64,
 }
 
@@ -152,7 +157,8 @@ async fn database(client: &Client, server_version: u32) -> Answer<Database> {
                 pg_catalog.pg_encoding_to_char(d.encoding)::pg_catalog.text, {provider},
                 d.datcollate::pg_catalog.text, d.datctype::pg_catalog.text, {locale}, {rules}, {recorded}, {actual},
                 t.spcname::pg_catalog.text, d.datconnlimit, pg_catalog.shobj_description(d.oid, 'pg_database'),
-                d.datacl::pg_catalog.text[], pg_catalog.pg_database_size(d.oid)
+                d.datacl::pg_catalog.text[], pg_catalog.pg_database_size(d.oid), d.datistemplate,
+                NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public')
            FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
           WHERE d.datname = pg_catalog.current_database()"
     );
@@ -173,6 +179,8 @@ async fn database(client: &Client, server_version: u32) -> Answer<Database> {
         comment: row.try_get(12)?,
         acl: row.try_get(13)?,
         size_bytes: row.try_get::<_, i64>(14)?.unsigned_abs(),
+        is_template: row.try_get(15)?,
+        lacks_public: row.try_get(16)?,
     })
 }
 
@@ -195,7 +203,9 @@ async fn settings(client: &Client) -> Answer<Vec<Setting>> {
 }
 
 /// `pg_shdepend` records every use of a role by an object: ownership, rights, policies, default rights, mappings.
-/// Predefined roles and the bootstrap superuser are pinned and do not appear.
+/// Predefined roles and the bootstrap superuser are pinned and do not appear. What the latter owns the archive names;
+/// what others gave it must be looked for, or a restore fails where that role has another name. Rights that it has from
+/// itself go with ownership.
 async fn roles(client: &Client) -> Answer<BTreeSet<String>> {
     let query = "
         SELECT DISTINCT r.rolname::pg_catalog.text
@@ -205,7 +215,27 @@ async fn roles(client: &Client) -> Answer<BTreeSet<String>> {
          WHERE s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
            AND (s.dbid = d.oid
                 OR (s.dbid = 0 AND s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND s.objid = d.oid))
-           AND r.rolname !~ '^pg_'";
+           AND r.rolname !~ '^pg_'
+        UNION
+        SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles
+         WHERE oid = 10
+           AND (EXISTS (SELECT FROM (SELECT relacl FROM pg_catalog.pg_class
+                                     UNION ALL SELECT attacl FROM pg_catalog.pg_attribute
+                                     UNION ALL SELECT proacl FROM pg_catalog.pg_proc
+                                     UNION ALL SELECT nspacl FROM pg_catalog.pg_namespace
+                                     UNION ALL SELECT typacl FROM pg_catalog.pg_type
+                                     UNION ALL SELECT lanacl FROM pg_catalog.pg_language
+                                     UNION ALL SELECT lomacl FROM pg_catalog.pg_largeobject_metadata
+                                     UNION ALL SELECT fdwacl FROM pg_catalog.pg_foreign_data_wrapper
+                                     UNION ALL SELECT srvacl FROM pg_catalog.pg_foreign_server
+                                     UNION ALL SELECT defaclacl FROM pg_catalog.pg_default_acl
+                                     UNION ALL SELECT datacl FROM pg_catalog.pg_database
+                                                WHERE datname = pg_catalog.current_database()) every (acl)
+                                CROSS JOIN LATERAL pg_catalog.aclexplode(acl) given
+                               WHERE given.grantee = 10 AND given.grantor <> 10)
+                OR EXISTS (SELECT FROM pg_catalog.pg_policy WHERE 10 = ANY (polroles))
+                OR EXISTS (SELECT FROM pg_catalog.pg_default_acl WHERE defaclrole = 10)
+                OR EXISTS (SELECT FROM pg_catalog.pg_user_mappings WHERE umuser = 10))";
     client.query(query, &[]).await?.iter().map(|row| row.try_get(0)).collect()
 }
 

@@ -83,6 +83,8 @@ pub(super) mod tests {
             connection_limit: -1,
             comment: Some("the shop".to_owned()),
             acl: None,
+            is_template: false,
+            lacks_public: false,
             size_bytes: 8_000_000,
         };
         let relation = Relation {

@@ -29,7 +29,8 @@ pub async fn choose(search: &Search, archive_major: u32, server_version: u32) ->
     if let Some(tools) = able.iter().find(understood).or(able.first()) {
         return Ok((*tools).clone());
     }
-    let found: Vec<&str> = installed.iter().map(|tools| tools.version.text.as_str()).collect();
+    let mut found: Vec<&str> = installed.iter().map(|tools| tools.version.text.as_str()).collect();
+    found.dedup();
     let cause = if found.is_empty() { "none was found".to_owned() } else { format!("found: {}", found.join(", ")) };
     Err(Error::new(Kind::MissingProgram, format!("Missing command: pg_restore of PostgreSQL {archive_major} or newer"))
         .because(cause)

@@ -125,12 +125,17 @@ pub fn rights(name: &str, owner: &str, rights: &[Right]) -> Vec<String> {
 
 /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
 pub fn setting(name: &str, setting: &Setting) -> String {
+    format!("{} TO {}", setting_subject(name, setting), value(setting))
+}
+
+/// The statement without the value.
+pub fn setting_subject(name: &str, setting: &Setting) -> String {
     let database = quote_ident(name);
     let subject = match &setting.role {
         Some(role) => format!("ROLE {} IN DATABASE {database}", quote_ident(role)),
         None => format!("DATABASE {database}"),
     };
-    format!("ALTER {subject} SET {} TO {}", quote_ident(&setting.name), value(setting))
+    format!("ALTER {subject} SET {}", quote_ident(&setting.name))
 }
 
 /// A list whose elements the server quotes: as one literal it would become a list of one (PostgreSQL sources,
@@ -203,6 +208,8 @@ mod tests {
             connection_limit: -1,
             comment: None,
             acl: None,
+            is_template: false,
+            lacks_public: false,
             size_bytes: 1,
         }
     }

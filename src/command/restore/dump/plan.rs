@@ -204,10 +204,14 @@ async fn check_roles(missing: &Missing, details: &DumpDetails, target: &Target, 
     if beyond.is_empty() {
         return Ok(());
     }
-    let grants: Vec<String> =
-        beyond.iter().map(|owner| format!("GRANT {} TO {};", quote_ident(owner), quote_ident(&me.name))).collect();
-    Err(Error::refused(format!("role {:?} may not make {} own what they owned", me.name, quoted(&beyond)))
-        .hint(format!("restore as a superuser, or: {}", grants.join(" "))))
+    let names: Vec<&str> = beyond.iter().map(|owner| owner.name.as_str()).collect();
+    let grants = names.iter().map(|owner| format!("GRANT {} TO {};", quote_ident(owner), quote_ident(&me.name)));
+    // Whoever is a member of a superuser can become one: no advice for a role that restores.
+    let hint = match beyond.iter().any(|owner| owner.superuser) {
+        true => "restore as a superuser".to_owned(),
+        false => format!("restore as a superuser, or: {}", grants.collect::<Vec<_>>().join(" ")),
+    };
+    Err(Error::refused(format!("role {:?} may not make {} own what they owned", me.name, quoted(&names))).hint(hint))
 }
 
 async fn way(

@@ -5,6 +5,7 @@ use std::io::Seek as _;
 use std::os::unix::fs::FileExt as _;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::client::{self, Complaints};
 use super::database;
@@ -15,6 +16,7 @@ use super::{Analyze, At, Context, Failed, Item, OnError, Options, Selected, Stag
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::archive::Archive;
 use crate::pg::ident::{quote_ident, quote_literal};
+use crate::pg::session::Session;
 use crate::progress::Unit;
 use crate::repo::archive::read_archive;
 
@@ -39,7 +41,13 @@ impl Restorer<'_> {
             Err(failed) if failed.error.kind == Kind::Partial => return Err(failed),
             Err(failed) => failed,
         };
-        Err(Failed { stage: failed.stage, error: self.take_away(failed.error, &mut item.warnings).await })
+        let error = self.take_away(failed.error, &mut item.warnings).await;
+        let may_go_on = error.kind == Kind::Tool && self.options.on_error == OnError::Stop;
+        let error = match error.next_step() {
+            None if may_go_on => error.hint("--keep-going restores everything else, and lists what it could not"),
+            _ => error,
+        };
+        Err(Failed { stage: failed.stage, error })
     }
 
     async fn claim(&self) -> Result<()> {
@@ -122,6 +130,8 @@ impl Restorer<'_> {
         let mut tolerated = Tolerated { on_error: self.options.on_error, words: Vec::new(), count: 0 };
         let guard = &self.context.interrupt;
         guard.guard(self.create_roles(item, &mut tolerated)).await.at(Stage::Roles)?;
+        guard.guard(self.rehearse()).await.at(Stage::Finish)?;
+        guard.guard(self.drop_public(&mut item.warnings)).await.at(Stage::Create)?;
         guard.guard(self.give_away(&mut tolerated)).await.at(Stage::Roles)?;
         let complaints = self.run_pg_restore(&archive, file).await.at(Stage::Restore)?;
         tolerated.add(complaints);
@@ -199,35 +209,85 @@ impl Restorer<'_> {
 
     /// Owner, rights, limit, settings, comment and name at once: before, the database is unfinished; after, it is whole.
     async fn finish(&self, tolerated: &mut Tolerated) -> Result<()> {
-        let Plan { target, into, details, way, .. } = self.plan;
         // A new session: the first one was idle for as long as the restore took.
-        let session = target.session_in(None).await?;
+        let session = self.plan.target.session_in(None).await?;
         let client = session.client();
+        let last = self.last_statements(&session, tolerated).await?;
+        client.batch_execute("BEGIN").await.doing(Kind::Tool, || "begin the last step")?;
+        for Last { told, sql } in &last {
+            if let Err(error) = savepoint(client, sql).await {
+                tolerated.weigh(Error::new(Kind::Tool, told).because(error))?;
+            }
+        }
+        if let Way::Create { unfinished, .. } = &self.plan.way {
+            self.rename(client, unfinished).await?;
+        }
+        client.batch_execute("COMMIT").await.doing(Kind::Tool, || "commit the last step")?;
+        session.close().await;
+        Ok(())
+    }
+
+    /// Runs the last statements and takes them back: a setting that this server does not know is to be found now, not
+    /// after hours, where it would cost everything that was restored. In a session of its own, whose end on an
+    /// interruption takes its locks away before the database is dropped.
+    async fn rehearse(&self) -> Result<()> {
+        if self.options.on_error == OnError::GoOn {
+            return Ok(());
+        }
+        let session = self.plan.target.session_in(None).await?;
+        let client = session.client();
+        let mut untolerated = Tolerated { on_error: OnError::Stop, words: Vec::new(), count: 0 };
+        let last = self.last_statements(&session, &mut untolerated).await?;
+        client.batch_execute("BEGIN").await.doing(Kind::Tool, || "begin the rehearsal of the last step")?;
+        let mut result = Ok(());
+        for Last { told, sql } in &last {
+            if let Err(error) = client.batch_execute(sql).await {
+                result = Err(Error::new(Kind::Tool, told).because(error));
+                break;
+            }
+        }
+        client.batch_execute("ROLLBACK").await.doing(Kind::Tool, || "end the rehearsal of the last step")?;
+        session.close().await;
+        result
+    }
+
+    /// Everything of the last step but the name.
+    async fn last_statements(&self, session: &Session, tolerated: &mut Tolerated) -> Result<Vec<Last>> {
+        let Plan { target, into, details, way, .. } = self.plan;
         let name = way.working_name(into);
         let database = &details.description.database;
         let mut statements = vec![self.owner(name)];
         if let Some(acl) = &database.acl {
-            match target.rights(&session, acl).await {
+            match target.rights(session, acl).await {
                 Ok(rights) => statements.extend(database::rights(name, &database.owner, &rights)),
                 Err(error) => tolerated.weigh(error)?,
             }
         }
         let limit = database.connection_limit;
         statements.push(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)));
-        statements.extend(details.description.settings.iter().map(|setting| database::setting(name, setting)));
+        if database.is_template {
+            statements.push(format!("ALTER DATABASE {} IS_TEMPLATE true", quote_ident(name)));
+        }
         let comment = database.comment.as_deref().map_or("NULL".to_owned(), quote_literal);
         statements.push(format!("COMMENT ON DATABASE {} IS {comment}", quote_ident(name)));
+        let settings = details.description.settings.iter().map(|setting| Last {
+            told: database::setting_subject(name, setting),
+            sql: database::setting(name, setting),
+        });
+        Ok(statements.into_iter().map(|sql| Last { told: sql.clone(), sql }).chain(settings).collect())
+    }
 
-        client.batch_execute("BEGIN").await.doing(Kind::Tool, || "begin the last step")?;
-        for sql in &statements {
-            if let Err(error) = savepoint(client, sql).await {
-                tolerated.weigh(Error::new(Kind::Tool, sql.clone()).because(error))?;
-            }
+    /// template0 has a schema public, and `pg_dump` does not say where there was none.
+    async fn drop_public(&self, warnings: &mut Vec<String>) -> Result<()> {
+        let Way::Create { unfinished, .. } = &self.plan.way else { return Ok(()) };
+        if !self.plan.details.description.database.lacks_public {
+            return Ok(());
         }
-        if let Way::Create { unfinished, .. } = way {
-            self.rename(client, unfinished).await?;
+        let session = self.plan.target.session_in(Some(unfinished)).await?;
+        if let Err(error) = session.client().batch_execute("DROP SCHEMA public").await {
+            let error = Error::new(Kind::Tool, "drop schema public, which the database did not have").because(error);
+            warnings.push(error.to_string());
         }
-        client.batch_execute("COMMIT").await.doing(Kind::Tool, || "commit the last step")?;
         session.close().await;
         Ok(())
     }
@@ -248,7 +308,13 @@ impl Restorer<'_> {
         }
         let into = &self.plan.into;
         let sql = format!("ALTER DATABASE {} RENAME TO {}", quote_ident(unfinished), quote_ident(into));
-        client.batch_execute(&sql).await.doing(Kind::Tool, || format!("rename database {unfinished:?} to {into:?}"))
+        client.batch_execute(&sql).await.map_err(|error| match error.code() {
+            Some(&SqlState::DUPLICATE_DATABASE) => {
+                Error::refused(format!("database {into:?} was created by somebody else during the restore"))
+                    .hint("it was not touched; restore under another name with --into")
+            }
+            _ => Error::new(Kind::Tool, format!("rename database {unfinished:?} to {into:?}")).because(error),
+        })
     }
 
     /// Removes what a failure left, and says what could not be removed.
@@ -268,6 +334,12 @@ impl Restorer<'_> {
         }
         error
     }
+}
+
+/// A statement of the last step, and what an error shows of it: a setting of one's own may be a secret.
+struct Last {
+    told: String,
+    sql: String,
 }
 
 /// Errors that are passed over, if they may be.

@@ -38,12 +38,20 @@ pub struct Me {
     pub create_roles: bool,
 }
 
+/// A role of the target that owned something in the source.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    pub name: String,
+    pub superuser: bool,
+}
+
 /// A database that is there before the restore.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// Whether new databases are copied from it.
     pub is_template: bool,
     pub comment: Option<String>,
+    /// Without autovacuum's, which DROP DATABASE ends by itself.
     pub sessions: i64,
 }
 
@@ -181,20 +189,22 @@ impl Target {
     }
 
     /// Those of `owners` that the role that restores may not give objects to. Roles that do not exist are not asked.
-    pub async fn owners_beyond_reach(&self, owners: &BTreeSet<String>) -> Result<Vec<String>> {
+    pub async fn owners_beyond_reach(&self, owners: &BTreeSet<String>) -> Result<Vec<Owner>> {
         let owners: Vec<&String> = owners.iter().collect();
         let right = if self.server_version() >= 160_000 { "SET" } else { "MEMBER" };
         let query = format!(
-            "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles
+            "SELECT rolname::pg_catalog.text, rolsuper FROM pg_catalog.pg_roles
               WHERE rolname::pg_catalog.text = ANY ($1) AND NOT pg_catalog.pg_has_role(oid, '{right}') ORDER BY 1"
         );
         let rows = self.session.client().query(query.as_str(), &[&owners]).await;
-        Ok(rows.doing(Kind::Tool, || "ask pg_has_role")?.iter().map(|row| row.get(0)).collect())
+        let owner = |row: &tokio_postgres::Row| Owner { name: row.get(0), superuser: row.get(1) };
+        Ok(rows.doing(Kind::Tool, || "ask pg_has_role")?.iter().map(owner).collect())
     }
 
     pub async fn find_database(&self, name: &str) -> Result<Option<Found>> {
         let query = "SELECT d.datistemplate, pg_catalog.shobj_description(d.oid, 'pg_database'),
-                            (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid)
+                            (SELECT count(*) FROM pg_catalog.pg_stat_activity a
+                              WHERE a.datid = d.oid AND a.backend_type IS DISTINCT FROM 'autovacuum worker')
                        FROM pg_catalog.pg_database d WHERE d.datname = $1::pg_catalog.text";
         let row = self.session.client().query_opt(query, &[&name]).await;
         let row = row.doing(Kind::Tool, || format!("look for database {name:?}"))?;
