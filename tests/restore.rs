@@ -837,3 +837,19 @@ fn places_of_data_are_those_that_pg_dump_finds() {
         }
     }
 }
+
+#[test]
+fn the_superuser_of_initdb_is_not_made_whatever_its_name() {
+    let (source, target) = (Cluster::plain(PgVersion::V15), Cluster::plain(PgVersion::V15));
+    let workspace = Workspace::new();
+    source.create_database("shop");
+    source.sql("shop", "CREATE TABLE t (a int); CREATE ROLE other SUPERUSER LOGIN");
+    let rename = "ALTER ROLE postgres RENAME TO boss; CREATE ROLE postgres SUPERUSER LOGIN";
+    let mut psql = source.client("psql");
+    source.run(psql.args(["-X", "-v", "ON_ERROR_STOP=1", "-U", "other", "-d", "shop", "-c", rename]));
+    dump(&workspace, &source, &["shop"]);
+    let refused = restore(&workspace, &target, ["-d", "shop"]).exits(9);
+    assert!(message(&refused).contains("\"boss\""), "{}", message(&refused));
+    assert!(refused.stderr.contains("CREATE ROLE \"boss\" NOLOGIN;"), "{}", refused.stderr);
+    assert!(!roles(&target).iter().any(|role| role.contains("boss")), "{:?}", roles(&target));
+}

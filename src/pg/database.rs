@@ -87,6 +87,9 @@ pub struct Description {
     pub database: Database,
     /// Owners, grantees, roles of policies, default rights, user mappings and settings; without predefined roles.
     pub roles: BTreeSet<String>,
+    /// The superuser that `initdb` made; the cluster is its.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_role: Option<String>,
     pub settings: Vec<Setting>,
     pub extensions: Vec<Extension>,
     pub relations: Vec<Relation>,
@@ -101,12 +104,13 @@ impl Description {
         let mut roles = read("pg_shdepend", roles(client)).await?;
         roles.extend(settings.iter().filter_map(|setting| setting.role.clone()));
         roles.insert(database.owner.clone());
+        let bootstrap_role = read("pg_roles", bootstrap_role(client)).await?;
         let extensions = read("pg_extension", extensions(client)).await?;
         let relations = read("pg_class", relations(client)).await?;
         let count = "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata";
         let row = client.query_one(count, &[]).await.doing(Kind::Tool, || "count large objects")?;
         let large_objects = row.get::<_, i64>(0).unsigned_abs();
-        Ok(Self { database, roles, settings, extensions, relations, large_objects })
+        Ok(Self { database, roles, bootstrap_role, settings, extensions, relations, large_objects })
     }
 }
 
@@ -200,6 +204,12 @@ async fn settings(client: &Client) -> Answer<Vec<Setting>> {
         Ok(Setting { role: row.try_get(0)?, name: name.to_owned(), value: value.to_owned() })
     };
     rows.iter().map(setting).collect()
+}
+
+/// The role with the fixed id 10 (`BOOTSTRAP_SUPERUSERID` in PostgreSQL's `pg_authid.dat`), whatever its name.
+async fn bootstrap_role(client: &Client) -> Answer<Option<String>> {
+    let query = "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles WHERE oid = 10";
+    client.query_opt(query, &[]).await?.map(|row| row.try_get(0)).transpose()
 }
 
 /// `pg_shdepend` records every use of a role by an object: ownership, rights, policies, default rights, mappings.

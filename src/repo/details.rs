@@ -99,6 +99,7 @@ pub(super) mod tests {
         let description = Description {
             database,
             roles: BTreeSet::from(["security_console".to_owned(), "O'Neil \"x\"\n".to_owned()]),
+            bootstrap_role: Some("postgres".to_owned()),
             settings: vec![setting],
             extensions: Vec::new(),
             relations: vec![relation],

@@ -110,7 +110,7 @@ async fn archive(
 fn described(selected: &Selected) -> String {
     let manifest = &selected.manifest;
     let size = bytes(manifest.plain.size_bytes);
-    format!("{} (database {:?}, {}, {size})", manifest.id, manifest.database, time(manifest.finished_at))
+    format!("{} (database {:?}, {}, {size})", manifest.id, manifest.database, time(manifest.started_at))
 }
 
 fn announcement(selected: &Selected, plan: &Plan) -> String {

@@ -68,7 +68,9 @@ async fn look(context: &Context, options: &Options, selected: &Selected) -> Resu
     database::check_name(&into)?;
     room(&options.scratch, manifest.plain.size_bytes, "the decoded archive")?;
     let details = details(selected).await?;
-    let globals = globals(selected).await?;
+    // `postgres` is what initdb calls it unless told otherwise.
+    let bootstrap = details.description.bootstrap_role.as_deref().unwrap_or("postgres");
+    let globals = globals(selected).await?.without_bootstrap(bootstrap);
 
     let target = Target::connect(context, &options.server, &into, archive_major(selected), &options.scratch).await?;
     let me = target.me().await?;

@@ -9,10 +9,6 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::quote_ident;
 use crate::pg::script::{Statement, Token, statements};
 
-/// The superuser that `initdb` makes unless told otherwise. With its attributes and password comes the whole cluster,
-/// so it is never made from a dump.
-const BOOTSTRAP: &str = "postgres";
-
 /// What a globals script says of roles.
 #[derive(Debug, Default)]
 pub struct Globals {
@@ -74,6 +70,13 @@ impl Globals {
         Ok(globals)
     }
 
+    /// Forgets the superuser that `initdb` made. With its attributes and password comes a whole cluster, so it is never
+    /// made from a dump.
+    pub fn without_bootstrap(mut self, name: &str) -> Self {
+        self.roles.remove(name);
+        self
+    }
+
     fn take(&mut self, statement: &Statement<'_>) -> Result<()> {
         let name = |at: usize| statement.tokens.get(at).and_then(Token::name);
         let is = |at: usize, keyword: &str| statement.tokens.get(at).is_some_and(|token| token.is_word(keyword));
@@ -110,7 +113,7 @@ impl Globals {
             if existing.contains(name) || missing.create.contains(name) || is_predefined(name) {
                 continue;
             }
-            if name == BOOTSTRAP || !self.roles.contains_key(name) {
+            if !self.roles.contains_key(name) {
                 missing.absent.insert(name.to_owned());
                 continue;
             }
@@ -118,7 +121,7 @@ impl Globals {
             let of_it = self.memberships.iter().filter(|membership| membership.member == name);
             // A parent that the globals do not have adds no right that could be restored.
             let parents = of_it.map(|membership| membership.parent.as_str());
-            waiting.extend(parents.filter(|&parent| parent != BOOTSTRAP && self.roles.contains_key(parent)));
+            waiting.extend(parents.filter(|&parent| self.roles.contains_key(parent)));
         }
         missing
     }
@@ -363,7 +366,7 @@ GRANT CREATE ON TABLESPACE t TO app;
     }
 
     fn steps(passwords: Passwords, creator: Creator, server_version: u32) -> (Vec<String>, Vec<String>) {
-        let globals = Globals::read(SCRIPT.as_bytes()).unwrap();
+        let globals = Globals::read(SCRIPT.as_bytes()).unwrap().without_bootstrap("postgres");
         let existing = set(&["postgres", "pg_read_all_data", "stranger"]);
         let missing = globals.choose(&set(&["app"]), &existing);
         assert_eq!(missing, Missing { create: set(&["app", "Gr\"p"]), absent: set(&[]) });
@@ -401,7 +404,7 @@ GRANT CREATE ON TABLESPACE t TO app;
 
     #[test]
     fn the_bootstrap_role_and_strangers_are_never_created() {
-        let globals = Globals::read(SCRIPT.as_bytes()).unwrap();
+        let globals = Globals::read(SCRIPT.as_bytes()).unwrap().without_bootstrap("postgres");
         let missing = globals.choose(&set(&["postgres", "unknown", "pg_monitor"]), &set(&["root"]));
         assert_eq!(missing, Missing { create: set(&[]), absent: set(&["postgres", "unknown"]) });
     }
