@@ -2,10 +2,12 @@
 //! only, printable, the dry run), then an [`Outcome`].
 
 pub mod check;
+pub mod databases;
 pub mod dump;
 pub mod finding;
 pub mod report;
 pub mod restore;
+mod stage;
 pub mod verify;
 
 use std::path::PathBuf;
@@ -99,6 +101,15 @@ pub enum Status {
     Partial,
     Failed,
     NotVerified,
+}
+
+/// What became of an item in one repository.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Copy {
+    pub name: String,
+    pub status: Status,
+    pub stored_bytes: Option<u64>,
 }
 
 /// What a command did: its items, what its user should know, and the error that decides the exit code.

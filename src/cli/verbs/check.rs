@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use pgkeep::command::check::{self, Databases, Options};
+use pgkeep::command::check::{self, Options};
+use pgkeep::command::databases::Databases;
 use pgkeep::command::finding::Finding;
 use pgkeep::command::{Context, Outcome};
 use pgkeep::error::Result;

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use pgkeep::command::dump::{self, Check, Databases, Item, Options, Preview, WantedGlobals};
+use pgkeep::command::databases::Databases;
+use pgkeep::command::dump::{self, Check, Item, Options, Preview, WantedGlobals};
 use pgkeep::command::{Context, Outcome};
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::{GlobalsIncluded, NewLineage};

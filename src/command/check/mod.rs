@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::databases::Databases;
 use super::finding::{Finding, error_of};
 use super::{Context, Outcome};
 use crate::error::{Error, Result};
@@ -27,21 +28,14 @@ pub struct Options {
     pub repository: Option<String>,
     pub connection: ConnectionFlags,
     pub connect_retry: Duration,
+    /// Where nothing names a database, PostgreSQL is not checked.
     pub databases: Databases,
     pub clients: Search,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Databases {
-    /// As given to `-d`. None: what the environment names; if it names none, PostgreSQL is not checked.
-    Named(Vec<String>),
-    /// Every one but postgres and the templates.
-    All,
-}
-
 /// Looks at everything; fails only where there is nothing to look at, or when it is stopped.
 pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Finding>> {
-    let meant = server::databases(context, options);
+    let meant = server::meant(context, options);
     if options.repository.is_none() && matches!(meant, server::Meant::Nothing) {
         return Err(Error::usage("neither a database nor a repository is named")
             .hint("name what is to be checked, such as pgkeep check -d shop --repo /backups"));

@@ -1,6 +1,7 @@
 //! The server: who is let in where, and what each database holds against being dumped.
 
-use super::{Context, Databases, Options, rights, tools};
+use super::{Context, Options, rights, tools};
+use crate::command::databases::{self, Databases, environment_names_one};
 use crate::command::finding::Finding;
 use crate::error::Result;
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
@@ -22,18 +23,16 @@ pub struct Reached {
 }
 
 /// As a dump would understand the same words.
-pub fn databases(context: &Context, options: &Options) -> Meant {
+pub fn meant(context: &Context, options: &Options) -> Meant {
     let named = |typed: &String| ConnectionFlags { dbname: Some(typed.clone()), ..options.connection.clone() };
     match &options.databases {
         Databases::All => Meant::All,
         Databases::Named(names) if !names.is_empty() => Meant::These(names.iter().map(named).collect()),
-        Databases::Named(_) if environment_names_one(context) => Meant::These(vec![options.connection.clone()]),
+        Databases::Named(_) if environment_names_one(&context.environment) => {
+            Meant::These(vec![options.connection.clone()])
+        }
         Databases::Named(_) => Meant::Nothing,
     }
-}
-
-fn environment_names_one(context: &Context) -> bool {
-    context.environment.get("PGDATABASE").is_some() || context.environment.get("PGSERVICE").is_some()
 }
 
 /// Looks at each database; those that let us in are returned.
@@ -45,14 +44,8 @@ pub async fn look(context: &Context, options: &Options, meant: Meant, findings: 
             return Vec::new();
         }
         Meant::These(flags) => flags,
-        Meant::All => match list(context, options).await {
-            Ok(flags) if flags.is_empty() => {
-                let evidence = "the server has no database but postgres and the templates";
-                let none = Finding::fail("postgres.databases", "PostgreSQL", evidence);
-                findings.push(none.fix("to dump postgres itself, name it: -d postgres"));
-                return Vec::new();
-            }
-            Ok(flags) => flags,
+        Meant::All => match databases::all(context, &options.connection, options.connect_retry).await {
+            Ok(names) => names.iter().map(|name| databases::by_name(&options.connection, name)).collect(),
             Err(error) => {
                 findings.push(Finding::of_error("postgres.connection", "PostgreSQL", &error));
                 return Vec::new();
@@ -64,18 +57,6 @@ pub async fn look(context: &Context, options: &Options, meant: Meant, findings: 
         reached.extend(database(context, options, &flags, findings).await);
     }
     reached
-}
-
-async fn list(context: &Context, options: &Options) -> Result<Vec<ConnectionFlags>> {
-    let mut flags = options.connection.clone();
-    if !environment_names_one(context) {
-        flags.database = Some("postgres".to_owned());
-    }
-    let session = connect(context, options, &flags).await?.1;
-    let names = crate::pg::database::names(session.client()).await?;
-    session.close().await;
-    let flags = |name| ConnectionFlags { database: Some(name), ..options.connection.clone() };
-    Ok(names.into_iter().map(flags).collect())
 }
 
 async fn connect(context: &Context, options: &Options, flags: &ConnectionFlags) -> Result<(ConnectTarget, Session)> {

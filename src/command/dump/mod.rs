@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Context, Outcome, Status};
+use super::databases::Databases;
+use super::stage::{At as _, Failed};
+use super::{Context, Copy, Outcome, Status};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
@@ -46,14 +48,6 @@ pub struct Options {
     /// How long `pg_dump` waits for a table that others have locked.
     pub lock_wait: Duration,
     pub lineage: NewLineage,
-}
-
-#[derive(Clone, Debug)]
-pub enum Databases {
-    /// As given to `-d`: names, URIs or keyword strings. None: what the environment says.
-    Named(Vec<String>),
-    /// Every one but postgres and the templates.
-    All,
 }
 
 /// What must be proven before the manifest is written.
@@ -120,15 +114,6 @@ pub struct Item {
     pub error: Option<Error>,
 }
 
-/// What became of an item in one repository.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Copy {
-    pub name: String,
-    pub status: Status,
-    pub stored_bytes: Option<u64>,
-}
-
 impl super::Item for Item {
     fn error(&self) -> Option<&Error> {
         self.error.as_ref()
@@ -136,22 +121,6 @@ impl super::Item for Item {
 
     fn name(&self) -> &str {
         &self.database
-    }
-}
-
-/// A failure and the step it happened in.
-struct Failed {
-    stage: Stage,
-    error: Error,
-}
-
-trait At<T> {
-    fn at(self, stage: Stage) -> Result<T, Failed>;
-}
-
-impl<T> At<T> for Result<T> {
-    fn at(self, stage: Stage) -> Result<T, Failed> {
-        self.map_err(|error| Failed { stage, error })
     }
 }
 
@@ -315,7 +284,11 @@ impl Dumper<'_> {
         lineage.store(self.repository, &self.options.instance).await
     }
 
-    async fn dump_database(&self, planned: &PlannedItem, warnings: &mut Vec<String>) -> Result<DumpManifest, Failed> {
+    async fn dump_database(
+        &self,
+        planned: &PlannedItem,
+        warnings: &mut Vec<String>,
+    ) -> Result<DumpManifest, Failed<Stage>> {
         let interrupt = &self.context.interrupt;
         let source = interrupt.guard(source::Source::connect(self.context, self.options, planned)).await;
         let source = source.at(Stage::Connect)?;
@@ -357,7 +330,7 @@ impl Dumper<'_> {
         globals: globals::Globals,
         backup: &BackupWriter,
         warnings: &mut Vec<String>,
-    ) -> Result<DumpManifest, Failed> {
+    ) -> Result<DumpManifest, Failed<Stage>> {
         let started = Instant::now();
         let started_at = backup.stem().started_at().time();
         let stored = archive::store(self.context, self.options, source, &snapshot, backup).await.at(Stage::Archive)?;

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::source::Source;
-use super::{Check, Context, Databases, Options, WantedGlobals};
+use super::{Check, Context, Options, WantedGlobals};
+use crate::command::databases::{self, Databases};
 use crate::config::environment::Environment;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
-use crate::pg::session::{Session, SessionOptions};
 use crate::storage::{Address, Fault, Missing};
 
 /// What will be dumped.
@@ -75,32 +75,10 @@ fn holds_password(typed: &str) -> bool {
     target.is_ok_and(|target| target.hosts.iter().any(|host| host.password.is_some()))
 }
 
-/// An empty variable is as good as none, as it is to libpq.
-fn names_database(environment: &Environment) -> bool {
-    ["PGDATABASE", "PGSERVICE"].iter().any(|name| environment.get(name).is_some_and(|value| !value.is_empty()))
-}
-
 async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
-    let mut flags = options.connection.clone();
-    if !names_database(&context.environment) {
-        flags.database = Some("postgres".to_owned());
-    }
-    let target = ConnectTarget::resolve(&flags, &context.environment)?;
-    let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
-    let session = Session::connect(&target, &session_options).await;
-    let session = session.doing(Kind::Connect, || "list the databases, stage connect")?;
-    let names = crate::pg::database::names(session.client()).await?;
-    session.close().await;
-    let item = |name: String| PlannedItem {
-        flags: ConnectionFlags { database: Some(name.clone()), ..options.connection.clone() },
-        name,
-    };
-    let items: Vec<PlannedItem> = names.into_iter().map(item).collect();
-    if items.is_empty() {
-        return Err(Error::new(Kind::NotVerified, "the server has no database but postgres and the templates")
-            .hint("to dump postgres itself, name it: -d postgres"));
-    }
-    Ok(items)
+    let names = databases::all(context, &options.connection, options.connect_retry).await?;
+    let item = |name: String| PlannedItem { flags: databases::by_name(&options.connection, &name), name };
+    Ok(names.into_iter().map(item).collect())
 }
 
 /// One line of a dry run.

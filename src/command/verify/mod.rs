@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Context, Outcome, Status};
+use super::{Context, Copy, Outcome, Status};
 use crate::error::{Error, Kind, Result};
 use crate::repo::{
     Backup, BackupId, Catalogue, Choice, Entry, InstanceName, Level, Lock, Proof, Repository, Run, RunItem, RunOutcome,
@@ -74,15 +74,6 @@ pub struct Item {
     pub proof: Option<String>,
     pub repositories: Vec<Copy>,
     pub error: Option<Error>,
-}
-
-/// The copy of the backup that was read.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Copy {
-    pub name: String,
-    pub status: Status,
-    pub stored_bytes: Option<u64>,
 }
 
 impl super::Item for Item {

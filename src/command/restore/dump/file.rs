@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use super::{At, Context, Failed, Item, Outcome, Selected, Source, Stage, plan, recorded};
+use super::{Context, Item, Outcome, Selected, Source, Stage, plan, recorded};
+use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress::Unit;
 use crate::repo::archive::read_archive;

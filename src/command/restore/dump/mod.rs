@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::super::{Context, Outcome, Status, finish_run, open};
+use crate::command::stage::{At as _, Failed};
+use crate::command::{Context, Outcome, Status, finish_run, open};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
@@ -210,22 +211,6 @@ impl Item {
     }
 }
 
-/// A failure and the step it happened in.
-struct Failed {
-    stage: Stage,
-    error: Error,
-}
-
-trait At<T> {
-    fn at(self, stage: Stage) -> Result<T, Failed>;
-}
-
-impl<T> At<T> for Result<T> {
-    fn at(self, stage: Stage) -> Result<T, Failed> {
-        self.map_err(|error| Failed { stage, error })
-    }
-}
-
 /// Restores what was planned. A plan that could not be made is recorded as the failure that it is.
 pub async fn execute(
     context: &Context,
@@ -246,7 +231,7 @@ pub async fn execute(
 async fn recorded(
     context: &Context,
     selected: &Selected,
-    work: impl AsyncFnOnce(&mut Item) -> Result<(), Failed>,
+    work: impl AsyncFnOnce(&mut Item) -> Result<(), Failed<Stage>>,
 ) -> Result<Outcome<Item>> {
     let now = context.clock.now();
     let instance = &selected.manifest.instance;

@@ -12,7 +12,8 @@ use super::database;
 use super::plan::{Leftover, Plan, Way};
 use super::roles::{Step, StepKind};
 use super::target::is_duplicate;
-use super::{Analyze, At, Context, Failed, Item, OnError, Options, Selected, Stage};
+use super::{Analyze, Context, Item, OnError, Options, Selected, Stage};
+use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::archive::Archive;
 use crate::pg::ident::{quote_ident, quote_literal};
@@ -29,7 +30,7 @@ pub struct Restorer<'a> {
 
 impl Restorer<'_> {
     /// On a failure nothing is left of a database that was created here, except where errors are passed over.
-    pub async fn restore(&self, item: &mut Item) -> Result<(), Failed> {
+    pub async fn restore(&self, item: &mut Item) -> Result<(), Failed<Stage>> {
         item.warnings.extend(self.plan.warnings.iter().cloned());
         self.claim().await.at(Stage::Claim)?;
         let (archive, file) = self.context.interrupt.guard(self.decode()).await.at(Stage::Archive)?;
@@ -126,7 +127,7 @@ impl Restorer<'_> {
     }
 
     /// Everything between an empty database and a whole one.
-    async fn fill(&self, item: &mut Item, archive: Archive, file: File) -> Result<(), Failed> {
+    async fn fill(&self, item: &mut Item, archive: Archive, file: File) -> Result<(), Failed<Stage>> {
         let mut tolerated = Tolerated { on_error: self.options.on_error, words: Vec::new(), count: 0 };
         let guard = &self.context.interrupt;
         guard.guard(self.create_roles(item, &mut tolerated)).await.at(Stage::Roles)?;
