@@ -87,7 +87,8 @@ fn database_text(report: &DatabaseReport) -> String {
     }
     lines.extend(report.passed_over.iter().map(|over| ("passed over", format!("{}: {}", over.id, over.reason))));
     lines.extend(report.last_attempt.iter().map(|attempt| ("last dump", attempt_text(attempt))));
-    lines.push(("kept", format!("{} backups, {}", report.backups, bytes(report.stored_bytes))));
+    let plural = if report.backups == 1 { "" } else { "s" };
+    lines.push(("kept", format!("{} backup{plural}, {}", report.backups, bytes(report.stored_bytes))));
     let head = format!("  {}\n", harmless(&report.database));
     lines.iter().fold(head, |text, (name, value)| text + &format!("    {name:<12}  {}\n", harmless(value)))
 }
