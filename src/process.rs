@@ -48,7 +48,8 @@ impl Program {
         Self { path: path.into(), arguments: Vec::new(), environment, audience: None }
     }
 
-    /// Sends every line of standard error to `audience` at once, besides keeping it within the bound.
+    /// Sends every line of standard error to `audience` at once, besides keeping it within the bound. They are not logged
+    /// then: the audience knows which may be.
     pub fn heard_by(mut self, audience: UnboundedSender<String>) -> Self {
         self.audience = Some(audience);
         self
@@ -320,10 +321,10 @@ async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<Un
         if text.is_empty() {
             continue;
         }
-        tracing::debug!(target: "pgkeep::child", "{text}");
-        if let Some(audience) = &audience {
-            // Nobody may be listening any more.
-            let _ = audience.send(text.clone());
+        match &audience {
+            // It knows which lines may be logged. Nobody may be listening any more.
+            Some(audience) => drop(audience.send(text.clone())),
+            None => tracing::debug!(target: "pgkeep::child", "{text}"),
         }
         lock(&said).add(text);
     }

@@ -561,6 +561,26 @@ fn a_setting_that_cannot_be_made_is_found_first_and_its_value_not_told() {
 }
 
 #[test]
+fn the_statement_that_failed_is_not_logged() {
+    let (source, target) = (Cluster::plain(PgVersion::V15), Cluster::plain(PgVersion::V15));
+    let workspace = Workspace::new();
+    source.sql("postgres", "CREATE ROLE own; CREATE DATABASE linked OWNER own");
+    let linked = "CREATE EXTENSION postgres_fdw; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;
+                  ALTER SERVER far OWNER TO own;
+                  CREATE USER MAPPING FOR PUBLIC SERVER far OPTIONS (user 'x',
+                  password 'TOPSECRET')";
+    source.sql("linked", linked);
+    dump(&workspace, &source, &["linked"]);
+    // Who may not create the wrapper fails at all that follows.
+    target.sql("postgres", "CREATE ROLE own; CREATE ROLE weak LOGIN CREATEDB IN ROLE own");
+    let arguments = ["restore", "dump", "-d", "linked", "-U", "weak", "--keep-going", "-vvv"];
+    let partial = workspace.pgkeep_on(&target, arguments).run().exits(10);
+    assert!(partial.stderr.contains("USER MAPPING"), "{}", partial.transcript());
+    assert!(partial.stderr.contains("DEBUG pg_restore: creating SERVER"), "{}", partial.transcript());
+    assert!(!partial.transcript().contains("TOPSECRET"), "{}", partial.transcript());
+}
+
+#[test]
 fn a_database_made_during_the_restore_is_not_touched() {
     let cluster = Cluster::plain(PgVersion::V15);
     let workspace = Workspace::new();
@@ -750,6 +770,12 @@ fn a_dry_run_and_a_mistake_change_nothing() {
     let preview = item(&preview);
     assert_eq!(preview["into"], "copy");
     assert!(preview["steps"].to_string().contains("pg_restore"), "{preview}");
+
+    // A name cannot move the cursor or forge a line.
+    let into = ["restore", "dump", "-d", "apikey", "--into", "a\u{1b}[2J\nb", "--dry-run"];
+    let preview = workspace.pgkeep_on(&cluster, into).run().succeeds();
+    assert!(preview.stdout.contains("RENAME TO \"a\\u{1b}[2J\\nb\""), "{}", preview.transcript());
+    assert!(!preview.stdout.contains('\u{1b}'), "{}", preview.transcript());
 
     let server = cluster.conninfo("apikey");
     for (arguments, named) in [

@@ -245,7 +245,7 @@ impl Screen {
     /// Prints something before the work begins, such as the target of a restore.
     pub fn announce(&self, text: &str) {
         if !self.quiet && !self.json {
-            output::say(text.trim_end());
+            output::say(&output::harmless(text.trim_end()));
         }
     }
 }

@@ -94,7 +94,10 @@ impl Choice<'_> {
             let why: Vec<_> = why.collect();
             match why.is_empty() {
                 true => self.none("there is no backup".to_owned(), catalogue),
-                false => self.none(format!("there is no good backup ({})", listed(why.into_iter())), catalogue),
+                // Those of other databases are no help.
+                false => self
+                    .none(format!("there is no good backup ({})", listed(why.into_iter())), catalogue)
+                    .hint("one that is named by its id is taken even so"),
             }
         })?;
         Ok(Chosen { backup, passed_over: newer_than(Some(backup), candidates) })
@@ -285,6 +288,7 @@ mod tests {
         assert_eq!(error.next_step(), Some("there is shop_20250102T020000Z_db1 (instance main)"));
         let error = choose(vec![backup("main", "shop", 2, failed)], "latest", None, None).unwrap_err();
         assert!(error.to_string().starts_with("there is no good backup (shop_20250102T020000Z_db1: its L1"), "{error}");
+        assert_eq!(error.next_step(), Some("one that is named by its id is taken even so"));
         let error = choose(Vec::new(), "latest", None, None).unwrap_err();
         assert_eq!(error.next_step(), Some("the repository holds no backups yet"));
     }

@@ -12,7 +12,7 @@ use pgkeep::error::{Error, Result};
 use pgkeep::repo::Which;
 
 use crate::cli::arguments::{self, Common, RestoreDumpArgs, RestoreVerb};
-use crate::cli::output::{bytes, time};
+use crate::cli::output::{bytes, harmless, time};
 use crate::cli::run::Screen;
 
 pub async fn restore(screen: &mut Screen, context: &Context, common: &Common, verb: RestoreVerb) -> ExitCode {
@@ -126,7 +126,7 @@ fn item_text(item: &Item) -> String {
     let seconds = item.duration_seconds;
     if let Some(file) = &item.file {
         let written = if item.error.is_none() { "is in" } else { "was not written to" };
-        return format!("the archive of {} {written} {} ({seconds:.1} s)", item.id, file.display());
+        return format!("the archive of {} {written} {} ({seconds:.1} s)", item.id, harmless(&file.to_string_lossy()));
     }
     let (into, server) = (item.into.as_deref().unwrap_or_default(), item.server.as_deref().unwrap_or_default());
     let done = match &item.error {
@@ -157,7 +157,8 @@ fn preview_text(outcome: &Outcome<Preview>) -> String {
             bytes(preview.plain_bytes),
             preview.scratch.display(),
         );
-        preview.steps.iter().fold(head, |text, step| text + "  " + step + "\n")
+        // Statements and calls have names of the server in them, as they are.
+        preview.steps.iter().fold(head, |text, step| text + "  " + &harmless(step) + "\n")
     };
     outcome.items.iter().map(text).collect()
 }

@@ -156,6 +156,11 @@ pub struct Complaints {
 
 impl Complaints {
     fn hear(&mut self, line: &str) {
+        // The lines that follow an error are the statement and the row that failed: passwords of user mappings and
+        // subscriptions, and what the tables hold.
+        if line.starts_with("pg_restore: ") {
+            tracing::debug!(target: "pgkeep::child", "{line}");
+        }
         if let Some(entry) = line.strip_prefix("pg_restore: from TOC entry ") {
             self.entry = Some(entry.to_owned());
         } else if let Some(error) = line.strip_prefix("pg_restore: error: ") {

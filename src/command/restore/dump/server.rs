@@ -374,7 +374,8 @@ impl Tolerated {
         if told < self.count {
             warnings.push(format!("{} more errors are not listed here; -vv shows them", self.count - told));
         }
-        Err(Error::new(Kind::Partial, format!("{} errors were passed over; the rest is restored", self.count))
+        let errors = if self.count == 1 { "1 error was".to_owned() } else { format!("{} errors were", self.count) };
+        Err(Error::new(Kind::Partial, format!("{errors} passed over; the rest is restored"))
             .hint("look at the warnings: what they name is missing"))
     }
 }
