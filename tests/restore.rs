@@ -12,6 +12,7 @@ use common::equality::{Snapshot, assert_equal, roles};
 use common::pgkeep::tree;
 use common::shapes::{self, NASTY_NAMES, PLATFORM};
 use common::{Cluster, Outcome, PgVersion, Workspace};
+use pgkeep::repo::{DumpManifest, ObjectRole};
 use serde_json::Value;
 
 fn dump(workspace: &Workspace, cluster: &Cluster, databases: &[&str]) {
@@ -654,14 +655,13 @@ fn a_locale_that_the_server_lacks_is_named_and_leaves_nothing() {
     let changed = zstd::encode_all(text.replace("\"C.UTF-8\"", "\"xx_XX.utf8\"").as_bytes(), 3).unwrap();
     std::fs::write(details, &changed).unwrap();
     let manifest = &stored(&workspace, ".manifest.json")[0];
-    let mut json = record(manifest);
-    for object in json["objects"].as_array_mut().unwrap() {
-        if object["role"] == "details" {
-            object["sizeBytes"] = changed.len().into();
-            object["sha256"] = pgkeep::digest::Sha256::of(&changed).to_string().into();
-        }
-    }
-    std::fs::write(manifest, json.to_string()).unwrap();
+    let stem = manifest.file_name().unwrap().to_str().unwrap().strip_suffix(".manifest.json").unwrap();
+    let (instance, stem) = ("main".parse().unwrap(), stem.parse().unwrap());
+    let mut sealed = DumpManifest::from_json(&std::fs::read(manifest).unwrap(), &instance, &stem).unwrap();
+    let object = sealed.objects.iter_mut().find(|object| object.role == ObjectRole::Details).unwrap();
+    object.size_bytes = changed.len() as u64;
+    object.sha256 = pgkeep::digest::Sha256::of(&changed);
+    std::fs::write(manifest, sealed.to_json().unwrap()).unwrap();
 
     let before = (target.databases(), roles(&target));
     let failed = restore(&workspace, &target, ["-d", "shop"]).exits(4);
