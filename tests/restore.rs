@@ -603,6 +603,27 @@ fn a_database_made_during_the_restore_is_not_touched() {
 }
 
 #[test]
+fn only_what_was_filled_gets_the_real_name() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    let workspace = Workspace::new();
+    cluster.create_database("shop");
+    let going_on = SLOW.replace("RETURN n;", "RETURN n; EXCEPTION WHEN query_canceled THEN RETURN n;");
+    cluster.sql("shop", &going_on.replace("(1, 10)", "(1, 1)"));
+    dump(&workspace, &cluster, &["shop"]);
+    cluster.sql("postgres", "ALTER ROLE postgres SET test.slow = 'on'");
+    let arguments = ["restore", "dump", "-d", "shop", "--into", "copy", "--analyze", "none", "--json"];
+    let child = workspace.pgkeep_on(&cluster, arguments).spawn();
+    stands_still(&cluster);
+    // As two restores do that did not see each other's claim.
+    cluster.sql("postgres", "UPDATE pg_database SET datname = 'filled' WHERE datname = 'copy.pgkeep-restoring'");
+    cluster.create_database("copy.pgkeep-restoring");
+    cluster.sql("postgres", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    let refused = Outcome::wait_for(child).exits(9);
+    assert!(message(&refused).contains("is another one than the one that was filled"), "{}", message(&refused));
+    assert_eq!(cluster.databases(), ["copy.pgkeep-restoring", "filled", "postgres", "shop"]);
+}
+
+#[test]
 fn what_was_given_to_a_superuser_of_another_name_is_restored() {
     let (source, target) = (Cluster::plain(PgVersion::V15), Cluster::plain(PgVersion::V15));
     let workspace = Workspace::new();

@@ -11,7 +11,7 @@ use super::client::{self, Complaints};
 use super::database;
 use super::plan::{Leftover, Plan, Way};
 use super::roles::{Step, StepKind};
-use super::target::is_duplicate;
+use super::target::{has_oid, is_duplicate};
 use super::{Analyze, Context, Item, OnError, Options, Selected, Stage};
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
@@ -36,13 +36,14 @@ impl Restorer<'_> {
         let (archive, file) = self.context.interrupt.guard(self.decode()).await.at(Stage::Archive)?;
         self.make_room().await.at(Stage::Create)?;
         self.create().await.at(Stage::Create)?;
-        let failed = match self.fill(item, archive, file).await {
+        let made = self.identify().await.at(Stage::Create)?;
+        let failed = match self.fill(item, made, archive, file).await {
             Ok(()) => return Ok(()),
             // Counted errors; the database is there, under its name.
             Err(failed) if failed.error.kind == Kind::Partial => return Err(failed),
             Err(failed) => failed,
         };
-        let error = self.take_away(failed.error, &mut item.warnings).await;
+        let error = self.take_away(failed.error, Some(made), &mut item.warnings).await;
         let may_go_on = error.kind == Kind::Tool && self.options.on_error == OnError::Stop;
         let error = match error.next_step() {
             None if may_go_on => error.hint("--keep-going restores everything else, and lists what it could not"),
@@ -102,7 +103,7 @@ impl Restorer<'_> {
         let sql = format!("COMMENT ON DATABASE {} IS {}", quote_ident(unfinished), quote_literal(&comment));
         if let Err(error) = client.batch_execute(&sql).await {
             let error = Error::new(Kind::Tool, format!("comment on database {unfinished:?}")).because(error);
-            return Err(self.take_away(error, &mut Vec::new()).await);
+            return Err(self.take_away(error, None, &mut Vec::new()).await);
         }
         Ok(())
     }
@@ -126,8 +127,15 @@ impl Restorer<'_> {
         }
     }
 
+    /// The oid of the database that is to be filled.
+    async fn identify(&self) -> Result<u32> {
+        let name = self.plan.way.working_name(&self.plan.into);
+        let found = self.plan.target.find_database(name).await?;
+        found.map(|found| found.oid).ok_or_else(|| Error::refused(format!("database {name:?} was dropped meanwhile")))
+    }
+
     /// Everything between an empty database and a whole one.
-    async fn fill(&self, item: &mut Item, archive: Archive, file: File) -> Result<(), Failed<Stage>> {
+    async fn fill(&self, item: &mut Item, made: u32, archive: Archive, file: File) -> Result<(), Failed<Stage>> {
         let mut tolerated = Tolerated { on_error: self.options.on_error, words: Vec::new(), count: 0 };
         let guard = &self.context.interrupt;
         guard.guard(self.create_roles(item, &mut tolerated)).await.at(Stage::Roles)?;
@@ -141,7 +149,7 @@ impl Restorer<'_> {
             let analyzed = client::analyze(self.context, target, name, self.options.jobs).await;
             item.warnings.extend(analyzed.at(Stage::Analyze)?);
         }
-        guard.guard(self.finish(&mut tolerated)).await.at(Stage::Finish)?;
+        guard.guard(self.finish(made, &mut tolerated)).await.at(Stage::Finish)?;
         tolerated.judge(&mut item.warnings).at(Stage::Restore)
     }
 
@@ -209,7 +217,7 @@ impl Restorer<'_> {
     }
 
     /// Owner, rights, limit, settings, comment and name at once: before, the database is unfinished; after, it is whole.
-    async fn finish(&self, tolerated: &mut Tolerated) -> Result<()> {
+    async fn finish(&self, made: u32, tolerated: &mut Tolerated) -> Result<()> {
         // A new session: the first one was idle for as long as the restore took.
         let session = self.plan.target.session_in(None).await?;
         let client = session.client();
@@ -219,6 +227,13 @@ impl Restorer<'_> {
             if let Err(error) = savepoint(client, sql).await {
                 tolerated.weigh(Error::new(Kind::Tool, told).because(error))?;
             }
+        }
+        // The statements above hold the database of this name. Sessions and programs found it by name for hours, in which
+        // a claim may have been lost with its session: what gets the real name must be what was filled.
+        let name = self.plan.way.working_name(&self.plan.into);
+        if !has_oid(client, name, made).await? {
+            return Err(Error::refused(format!("database {name:?} is another one than the one that was filled"))
+                .hint("somebody dropped or renamed it during the restore; start the restore again"));
         }
         if let Way::Create { unfinished, .. } = &self.plan.way {
             self.rename(client, unfinished).await?;
@@ -318,8 +333,9 @@ impl Restorer<'_> {
         })
     }
 
-    /// Removes what a failure left, and says what could not be removed.
-    async fn take_away(&self, error: Error, warnings: &mut Vec<String>) -> Error {
+    /// Removes what a failure left, and says what could not be removed. What has its name and another oid than `made`
+    /// is somebody else's.
+    async fn take_away(&self, error: Error, made: Option<u32>, warnings: &mut Vec<String>) -> Error {
         let Plan { target, into, way, .. } = self.plan;
         let Way::Create { unfinished, .. } = way else {
             if self.plan.may_leave_a_part(self.options) {
@@ -327,7 +343,7 @@ impl Restorer<'_> {
             }
             return error;
         };
-        if let Err(left) = target.drop_database(unfinished).await {
+        if let Err(left) = target.drop_database(unfinished, made).await {
             warnings.push(format!(
                 "an unfinished database is left: {left}; drop it: DROP DATABASE {} WITH (FORCE);",
                 quote_ident(unfinished)

@@ -48,6 +48,7 @@ pub struct Owner {
 /// A database that is there before the restore.
 #[derive(Clone, Debug)]
 pub struct Found {
+    pub oid: u32,
     /// Whether new databases are copied from it.
     pub is_template: bool,
     pub comment: Option<String>,
@@ -202,15 +203,20 @@ impl Target {
     }
 
     pub async fn find_database(&self, name: &str) -> Result<Option<Found>> {
-        let query = "SELECT d.datistemplate, pg_catalog.shobj_description(d.oid, 'pg_database'),
+        let query = "SELECT d.oid, d.datistemplate, pg_catalog.shobj_description(d.oid, 'pg_database'),
                             (SELECT count(*) FROM pg_catalog.pg_stat_activity a
                               WHERE a.datid = d.oid AND a.backend_type IS DISTINCT FROM 'autovacuum worker')
                        FROM pg_catalog.pg_database d WHERE d.datname = $1::pg_catalog.text";
         let row = self.session.client().query_opt(query, &[&name]).await;
         let row = row.doing(Kind::Tool, || format!("look for database {name:?}"))?;
         // A comment that is not UTF-8 is none of ours.
-        let comment = |row: &tokio_postgres::Row| row.try_get(1).ok().flatten();
-        Ok(row.map(|row| Found { is_template: row.get(0), comment: comment(&row), sessions: row.get(2) }))
+        let comment = |row: &tokio_postgres::Row| row.try_get(2).ok().flatten();
+        Ok(row.map(|row| Found {
+            oid: row.get(0),
+            is_template: row.get(1),
+            comment: comment(&row),
+            sessions: row.get(3),
+        }))
     }
 
     /// Keeps other restores away from the database of this name until the session ends; false if another one does.
@@ -222,9 +228,14 @@ impl Target {
         Ok(row.doing(Kind::Tool, || format!("claim database {database:?}"))?.get(0))
     }
 
-    /// Removes a database that a restore made, with the sessions that are in it.
-    pub async fn drop_database(&self, name: &str) -> Result<()> {
+    /// Removes a database that a restore made, with the sessions that are in it; nothing if the name is another's now.
+    pub async fn drop_database(&self, name: &str, oid: Option<u32>) -> Result<()> {
         let session = self.session_in(None).await?;
+        if let Some(oid) = oid
+            && !has_oid(session.client(), name, oid).await?
+        {
+            return Ok(());
+        }
         let force = if self.server_version() >= 130_000 { " WITH (FORCE)" } else { "" };
         let sql = format!("DROP DATABASE IF EXISTS {}{force}", quote_ident(name));
         session.client().batch_execute(&sql).await.doing(Kind::Tool, || format!("drop database {name:?}"))?;
@@ -349,6 +360,14 @@ pub async fn contents(session: &Session) -> Result<Vec<(String, Vec<String>, i64
         session.client().query(query.as_str(), &[]).await.doing(Kind::Tool, || "look at what the target holds")?;
     let garbled = || vec!["a name that is not UTF-8".to_owned()];
     Ok(rows.iter().map(|row| (row.get(0), row.try_get(1).unwrap_or_else(|_| garbled()), row.get(2))).collect())
+}
+
+/// Whether the database of this name is the one of this oid.
+pub async fn has_oid(client: &tokio_postgres::Client, name: &str, oid: u32) -> Result<bool> {
+    let query = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database
+                                 WHERE datname = $1::pg_catalog.text AND oid = $2)";
+    let row = client.query_one(query, &[&name, &oid]).await;
+    Ok(row.doing(Kind::Tool, || format!("look for database {name:?}"))?.get(0))
 }
 
 /// Whether a statement failed because somebody else has made the object meanwhile.
