@@ -22,6 +22,10 @@ use crate::storage::{Fault, Prefix};
 /// The disk works while the stream is still coming, so that the fsync at the end finds little left to do.
 const WRITEBACK_EVERY_BYTES: u64 = 8 << 20;
 
+/// Most bytes of one write. The kernel takes 2 GB into its cache in 0.35 s in pieces of this size and in 0.7 to 3.3 s in
+/// pieces of 1 MiB and more, for which it looks for large pages (ext4, Linux 6.18).
+const WRITE_BYTES: usize = 256 << 10;
+
 /// The name of a temporary file: unlinking it twice does no harm, because no name is ever given twice.
 #[derive(Clone, Debug)]
 pub(super) struct Temporary {
@@ -92,7 +96,9 @@ impl Unfinished {
     }
 
     pub fn write(&mut self, chunk: &[u8]) -> Result<()> {
-        self.file.write_all(chunk)?;
+        for piece in chunk.chunks(WRITE_BYTES) {
+            self.file.write_all(piece)?;
+        }
         self.written_bytes += chunk.len() as u64;
         let waiting_bytes = self.written_bytes - self.handed_to_disk_bytes;
         if let Some(length) = NonZeroU64::new(waiting_bytes).filter(|_| waiting_bytes >= WRITEBACK_EVERY_BYTES) {
