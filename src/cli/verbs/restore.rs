@@ -94,11 +94,12 @@ async fn archive(
     let source = source(common, args)?;
     let selected = dump::select(context, &source).await?;
     let what = described(&selected);
+    let place = if to_stdout { "standard output".to_owned() } else { path.display().to_string() };
     if args.dry_run {
-        let text = format!("would write the archive of {what} to {}", path.display());
+        let text = format!("would write the archive of {what} to {place}");
         return Ok(screen.finish(&Outcome::<()> { items: vec![], warnings: selected.warnings, error: None }, |_| text));
     }
-    screen.announce(&format!("writing the archive of {what} to {}", path.display()));
+    screen.announce(&format!("writing the archive of {what} to {place}"));
     if to_stdout {
         let outcome = dump::to_stream(context, &source, &selected, std::io::stdout()).await?;
         return Ok(screen.finish(&outcome, |_| String::new()));
