@@ -580,23 +580,32 @@ fn the_statement_that_failed_is_not_logged() {
     assert!(!partial.transcript().contains("TOPSECRET"), "{}", partial.transcript());
 }
 
-#[test]
-fn a_database_made_during_the_restore_is_not_touched() {
-    let cluster = Cluster::plain(PgVersion::V15);
-    let workspace = Workspace::new();
+/// A restore into `copy` that waits in the middle until [`go_on`].
+fn restore_that_stands_still(cluster: &Cluster, workspace: &Workspace) -> Child {
     cluster.create_database("shop");
-    // It goes on when it is cancelled.
+    // What waits goes on when it is cancelled.
     let going_on = SLOW.replace("RETURN n;", "RETURN n; EXCEPTION WHEN query_canceled THEN RETURN n;");
     cluster.sql("shop", &going_on.replace("(1, 10)", "(1, 1)"));
-    dump(&workspace, &cluster, &["shop"]);
+    dump(workspace, cluster, &["shop"]);
     cluster.sql("postgres", "ALTER ROLE postgres SET test.slow = 'on'");
     let arguments = ["restore", "dump", "-d", "shop", "--into", "copy", "--analyze", "none", "--json"];
-    let child = workspace.pgkeep_on(&cluster, arguments).spawn();
-    stands_still(&cluster);
+    let child = workspace.pgkeep_on(cluster, arguments).spawn();
+    stands_still(cluster);
+    child
+}
+
+fn go_on(cluster: &Cluster, child: Child) -> Outcome {
+    cluster.sql("postgres", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    Outcome::wait_for(child)
+}
+
+#[test]
+fn a_database_made_during_the_restore_is_not_touched() {
+    let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
+    let child = restore_that_stands_still(&cluster, &workspace);
     cluster.create_database("copy");
     cluster.sql("copy", "CREATE TABLE theirs (a int)");
-    cluster.sql("postgres", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
-    let refused = Outcome::wait_for(child).exits(9);
+    let refused = go_on(&cluster, child).exits(9);
     assert!(message(&refused).contains("\"copy\" was created by somebody else"), "{}", message(&refused));
     assert_eq!(cluster.sql("copy", "SELECT count(*) FROM theirs"), "0");
     assert!(!cluster.databases().contains(&"copy.pgkeep-restoring".to_owned()));
@@ -604,21 +613,12 @@ fn a_database_made_during_the_restore_is_not_touched() {
 
 #[test]
 fn only_what_was_filled_gets_the_real_name() {
-    let cluster = Cluster::plain(PgVersion::V15);
-    let workspace = Workspace::new();
-    cluster.create_database("shop");
-    let going_on = SLOW.replace("RETURN n;", "RETURN n; EXCEPTION WHEN query_canceled THEN RETURN n;");
-    cluster.sql("shop", &going_on.replace("(1, 10)", "(1, 1)"));
-    dump(&workspace, &cluster, &["shop"]);
-    cluster.sql("postgres", "ALTER ROLE postgres SET test.slow = 'on'");
-    let arguments = ["restore", "dump", "-d", "shop", "--into", "copy", "--analyze", "none", "--json"];
-    let child = workspace.pgkeep_on(&cluster, arguments).spawn();
-    stands_still(&cluster);
+    let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
+    let child = restore_that_stands_still(&cluster, &workspace);
     // As two restores do that did not see each other's claim.
     cluster.sql("postgres", "UPDATE pg_database SET datname = 'filled' WHERE datname = 'copy.pgkeep-restoring'");
     cluster.create_database("copy.pgkeep-restoring");
-    cluster.sql("postgres", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
-    let refused = Outcome::wait_for(child).exits(9);
+    let refused = go_on(&cluster, child).exits(9);
     assert!(message(&refused).contains("is another one than the one that was filled"), "{}", message(&refused));
     assert_eq!(cluster.databases(), ["copy.pgkeep-restoring", "filled", "postgres", "shop"]);
 }
