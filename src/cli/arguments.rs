@@ -39,9 +39,9 @@ pub struct Common {
     #[arg(long, short = '?', global = true, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
 
-    /// The repository: a directory path that contains a `/`
+    /// A repository: a directory path that contains a `/`; give it several times to name several
     #[arg(long, global = true, value_name = "ADDRESS", value_hint = clap::ValueHint::DirPath)]
-    pub repo: Option<String>,
+    pub repo: Vec<String>,
 
     /// The instance (one PostgreSQL cluster in our care) that is meant
     #[arg(long, global = true, value_name = "NAME")]

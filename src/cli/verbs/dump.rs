@@ -45,7 +45,7 @@ pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args:
 fn options(context: &Context, common: &Common, args: &DumpArgs) -> Result<Options> {
     Ok(Options {
         instance: super::instance(common)?,
-        repository: super::repository(common)?,
+        repositories: super::repositories(common)?,
         connection: super::flags(&args.connection),
         connect_retry: args.connection.connect_retry,
         databases: if args.all { Databases::All } else { Databases::Named(args.dbname.clone()) },

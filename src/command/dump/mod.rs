@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::databases::Databases;
 use super::stage::{At as _, Failed};
-use super::{Context, Copy, Outcome, Status};
+use super::{Context, Copy, Outcome, Place, Status};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
@@ -35,8 +35,7 @@ pub use plan::{Plan, PlannedItem, Preview, plan, preview};
 #[derive(Clone, Debug)]
 pub struct Options {
     pub instance: InstanceName,
-    /// The address of the repository.
-    pub repository: String,
+    pub repositories: Vec<Place>,
     /// Flags of the connection; its database is chosen by `databases`.
     pub connection: ConnectionFlags,
     pub connect_retry: Duration,
@@ -126,7 +125,7 @@ impl super::Item for Item {
 
 /// Dumps what the plan names.
 pub async fn execute(context: &Context, options: &Options, plan: Plan) -> Result<Outcome<Item>> {
-    let repository = super::open_or_create(context, &options.repository).await?;
+    let repository = super::only(&options.repositories)?.open_or_create(context).await?;
     let now = context.clock.now();
     let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
     let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
@@ -158,7 +157,7 @@ pub async fn record_unplanned(context: &Context, options: &Options, error: &Erro
         return;
     }
     let record = async {
-        let repository = super::open_or_create(context, &options.repository).await?;
+        let repository = super::only(&options.repositories)?.open_or_create(context).await?;
         let now = context.clock.now();
         let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
         let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;

@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use super::source::Source;
 use super::{Check, Context, Options, WantedGlobals};
+use crate::command::Place;
 use crate::command::databases::{self, Databases};
 use crate::config::environment::Environment;
 use crate::error::{Error, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
-use crate::storage::{Address, Fault, Missing};
+use crate::storage::{Fault, Missing};
 
 /// What will be dumped.
 #[derive(Debug)]
@@ -120,7 +121,7 @@ pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<P
             client: String::new(),
             database_size_bytes: 0,
             relations: 0,
-            repository: options.repository.clone(),
+            repository: names(options),
             free_bytes: None,
             steps: Vec::new(),
             error: Some(error),
@@ -132,7 +133,7 @@ pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<P
 async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem) -> Result<Preview> {
     let source = Source::connect(context, options, planned).await?;
     let snapshot = source.snapshot().await?;
-    let free_bytes = free_bytes(&options.repository).await?;
+    let free_bytes = free_bytes(crate::command::only(&options.repositories)?).await?;
     let mut steps = vec![super::archive::command(options, &source, &snapshot)?.command_line()];
     if options.globals == WantedGlobals::Include {
         steps.push(super::globals::command(&source, super::globals::Passwords::Include)?.command_line());
@@ -149,16 +150,20 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
         client: source.clients.version.text.clone(),
         database_size_bytes: snapshot.description.database.size_bytes,
         relations: snapshot.description.relations.len(),
-        repository: options.repository.clone(),
+        repository: names(options),
         free_bytes,
         steps,
         error: None,
     })
 }
 
+fn names(options: &Options) -> String {
+    options.repositories.iter().map(|place| place.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 /// A repository that does not exist yet has no free space to tell.
-async fn free_bytes(address: &str) -> Result<Option<u64>> {
-    match Address::parse(address)?.open(Missing::Refuse).await {
+async fn free_bytes(place: &Place) -> Result<Option<u64>> {
+    match place.address.open(Missing::Refuse).await {
         Ok(storage) => Ok(storage.free_bytes().await?),
         Err(error) if error.fault == Fault::NotFound => Ok(None),
         Err(error) => Err(error.into()),
