@@ -95,6 +95,19 @@ impl Error {
         self
     }
 
+    /// The same kind, sentence and next step, for an answer that tells them in two places.
+    pub fn retold(&self) -> Self {
+        Self::new(self.kind, self.to_string()).hinted(self.next_step())
+    }
+
+    /// With the next step, if there is one.
+    pub fn hinted(self, hint: Option<&str>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
     /// The hint of this error, else that of the nearest cause that has one.
     pub fn next_step(&self) -> Option<&str> {
         if let Some(hint) = &self.hint {

@@ -6,6 +6,7 @@ pub mod databases;
 pub mod dump;
 pub mod finding;
 mod place;
+mod reading;
 pub mod report;
 pub mod restore;
 mod stage;
@@ -24,7 +25,8 @@ use crate::progress::Monitor;
 use crate::repo::{Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
 
 pub use place::Place;
-use place::only;
+use place::{only, repo_flags};
+use reading::{Reading, Repositories, Unread};
 
 /// What every verb is given by its caller.
 #[derive(Clone, Debug)]
@@ -79,12 +81,14 @@ pub enum Status {
 }
 
 /// What became of an item in one repository.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Copy {
+    /// What the user calls the repository.
     pub name: String,
     pub status: Status,
     pub stored_bytes: Option<u64>,
+    pub error: Option<Error>,
 }
 
 /// What a command did: its items, what its user should know, and the error that decides the exit code.
@@ -122,15 +126,12 @@ fn overall<I: Item>(items: &[I]) -> Option<Error> {
     let kind = match stopped {
         Some(kind) => kind,
         None if failed.len() < items.len() => Kind::Partial,
+        None if failed.iter().any(|(_, error)| error.kind == Kind::Partial) => Kind::Partial,
         None if failed.iter().all(|(_, error)| error.kind == first.kind) => first.kind,
         None => Kind::Unexpected,
     };
     if let ([_], [(_, only)]) = (items, failed.as_slice()) {
-        let error = Error::new(only.kind, only.to_string());
-        return Some(match only.next_step() {
-            Some(hint) => error.hint(hint),
-            None => error,
-        });
+        return Some(only.retold());
     }
     let told = failed.iter().take(TOLD).map(|(name, error)| format!("{name}: {error}"));
     let mut told: Vec<String> = told.collect();
@@ -168,6 +169,7 @@ mod tests {
         assert_eq!(kind_of(&[Some(Tool), Some(Tool)]), Some(Tool));
         assert_eq!(kind_of(&[Some(Tool), Some(Connect)]), Some(Unexpected));
         assert_eq!(kind_of(&[Some(Tool), None]), Some(Partial));
+        assert_eq!(kind_of(&[Some(Tool), Some(Partial)]), Some(Partial));
         assert_eq!(kind_of(&[None, Some(Terminated)]), Some(Terminated));
     }
 

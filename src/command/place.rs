@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::error::{Error, Kind, Result};
+use crate::process::shell_word;
 use crate::repo::{CreateOnly, Repository};
 use crate::storage::{Address, Fault, Missing};
 
@@ -51,6 +52,12 @@ impl Place {
     pub fn absent(&self, context: &Context) -> Error {
         Repository::absent(&self.address.to_string(), &context.state)
     }
+}
+
+/// `--repo A --repo B`: what a proposed command has to say so that it looks in the same places.
+pub fn repo_flags(places: &[Place]) -> String {
+    let flag = |place: &Place| format!("--repo {}", shell_word(place.name.as_ref()));
+    places.iter().map(flag).collect::<Vec<_>>().join(" ")
 }
 
 /// The only repository of a command that works on one.

@@ -24,8 +24,8 @@ use crate::progress::Unit;
 use crate::repo::archive::{expect, fingerprint, object_key, read_archive};
 use crate::repo::{
     BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
-    InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus,
-    ServerVersion, Source, StoredObject, Verb, remove_leftovers,
+    InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunName, RunOutcome,
+    RunStatus, ServerVersion, Source, Stamp, StoredObject, Verb, remove_leftovers,
 };
 use crate::stream::Compression;
 
@@ -128,7 +128,8 @@ pub async fn execute(context: &Context, options: &Options, plan: Plan) -> Result
     let repository = super::only(&options.repositories)?.open_or_create(context).await?;
     let now = context.clock.now();
     let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
-    let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
+    let name = RunName::new(Stamp::of(now), Verb::Dump);
+    let run = Run::begin(&repository, &context.state, &lock, &context.host, name, now).await?;
     tidy(context, &repository, &lock).await;
 
     let dumper = Dumper { context, options, repository: &repository, lock: &lock };
@@ -160,7 +161,8 @@ pub async fn record_unplanned(context: &Context, options: &Options, error: &Erro
         let repository = super::only(&options.repositories)?.open_or_create(context).await?;
         let now = context.clock.now();
         let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
-        let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
+        let name = RunName::new(Stamp::of(now), Verb::Dump);
+        let run = Run::begin(&repository, &context.state, &lock, &context.host, name, now).await?;
         let outcome = RunOutcome::failed(Stage::Connect.as_str(), error, Vec::new());
         run.finish(outcome, context.clock.now()).await
     };
@@ -206,7 +208,8 @@ impl Dumper<'_> {
         let mut warnings = Vec::new();
         let done = self.dump_database(&planned, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
-        let copy = |status, stored_bytes| Copy { name: self.repository.address().to_owned(), status, stored_bytes };
+        let name = || self.repository.address().to_owned();
+        let copy = |status, stored_bytes| Copy { name: name(), status, stored_bytes, error: None };
         let item = Item {
             // What failed is not a backup and has no id that anything could be done with.
             id: None,

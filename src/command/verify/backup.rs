@@ -20,6 +20,8 @@ use crate::storage::{Fault, Key, StorageError};
 pub struct Finding {
     /// Stable: what monitoring may compare.
     pub id: &'static str,
+    /// The repository of the copy that it was found in.
+    pub repository: String,
     /// The name of the object, without its folder.
     pub object: String,
     /// What was expected and what was found.
@@ -28,7 +30,17 @@ pub struct Finding {
 
 impl Finding {
     fn new(id: &'static str, object: &str, what: impl std::fmt::Display) -> Self {
-        Self { id, object: object.to_owned(), message: format!("{object} {what}") }
+        Self { id, repository: String::new(), object: object.to_owned(), message: format!("{object} {what}") }
+    }
+
+    pub(super) fn in_repository(self, name: &str) -> Self {
+        Self { repository: name.to_owned(), ..self }
+    }
+
+    /// Copies of one id that are not copies of each other.
+    pub(super) fn conflict(stem: &DumpStem, message: String) -> Self {
+        let object = stem.file_name(ObjectRole::Manifest);
+        Self { id: "copies-differ", repository: String::new(), object, message }
     }
 
     /// A manifest that could not be read.
@@ -36,7 +48,7 @@ impl Finding {
         let object = stem.file_name(ObjectRole::Manifest);
         let message = error.to_string();
         let message = if message.contains(&object) { message } else { format!("{object}: {message}") };
-        Self { id: "manifest-unreadable", object, message }
+        Self { id: "manifest-unreadable", repository: String::new(), object, message }
     }
 }
 
