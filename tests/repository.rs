@@ -366,6 +366,19 @@ async fn whatever_cannot_be_read_stops_a_prune() {
 }
 
 #[tokio::test]
+async fn a_list_is_one_listing_and_one_read_for_each_backup() {
+    let house = House::new().await;
+    for database in ["shop", "keycloak", "wiki"] {
+        house.backup(database).await;
+    }
+    let before = house.faulty.calls().len();
+    assert_eq!(house.catalogue().await.entries.len(), 3);
+    let mut calls: Vec<Operation> = house.faulty.calls()[before..].iter().map(|call| call.operation).collect();
+    calls.sort_by_key(|operation| format!("{operation:?}"));
+    assert_eq!(calls, [Operation::List, Operation::Read, Operation::Read, Operation::Read]);
+}
+
+#[tokio::test]
 async fn runs_go_after_400_days() {
     let house = House::new().await;
     for _ in 0..2 {
