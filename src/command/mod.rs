@@ -79,12 +79,13 @@ pub enum Status {
 }
 
 /// What became of an item in one repository.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Copy {
     pub name: String,
     pub status: Status,
     pub stored_bytes: Option<u64>,
+    pub error: Option<Error>,
 }
 
 /// What a command did: its items, what its user should know, and the error that decides the exit code.
@@ -126,11 +127,7 @@ fn overall<I: Item>(items: &[I]) -> Option<Error> {
         None => Kind::Unexpected,
     };
     if let ([_], [(_, only)]) = (items, failed.as_slice()) {
-        let error = Error::new(only.kind, only.to_string());
-        return Some(match only.next_step() {
-            Some(hint) => error.hint(hint),
-            None => error,
-        });
+        return Some(only.repeated());
     }
     let told = failed.iter().take(TOLD).map(|(name, error)| format!("{name}: {error}"));
     let mut told: Vec<String> = told.collect();

@@ -1,6 +1,7 @@
 //! The repositories that a command is told of.
 
 use super::Context;
+use super::dump::Check;
 use crate::error::{Error, Kind, Result};
 use crate::repo::{CreateOnly, Repository};
 use crate::storage::{Address, Fault, Missing};
@@ -45,6 +46,11 @@ impl Place {
         }?;
         let repository = Repository::open_or_create(storage, &context.state, CreateOnly::Link).await?;
         Ok(repository.named(&self.name))
+    }
+
+    /// What a dump proves there unless it is told otherwise: reading again is cheap where the bytes lie at hand.
+    pub fn default_check(&self) -> Check {
+        if self.address.is_local() { Check::ReadBack } else { Check::Decode }
     }
 
     /// What it means that nothing is there.

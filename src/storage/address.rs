@@ -28,6 +28,11 @@ impl Address {
         Ok(Self(std::path::absolute(&path).unwrap_or(path).components().collect()))
     }
 
+    /// Whether the bytes lie on a disk of this host, as far as its file system tells.
+    pub fn is_local(&self) -> bool {
+        true
+    }
+
     /// Opens the store. [`super::Fault::NotFound`] says that there is nothing at this address.
     pub async fn open(&self, missing: Missing) -> super::Result<Arc<dyn Storage>> {
         Ok(Arc::new(LocalStorage::open(&self.0, missing).await?))
