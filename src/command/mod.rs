@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Monitor;
 use crate::repo::{CreateOnly, Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
-use crate::storage::{Address, Fault, Missing};
+use crate::storage::{Access, Address, Fault, Missing, Patience};
 
 /// What every verb is given by its caller.
 #[derive(Clone, Debug)]
@@ -33,9 +33,17 @@ pub struct Context {
     pub state: StateDirectory,
     /// The name of this host, as it goes into names of backups.
     pub host: String,
+    /// How long stores are waited for.
+    pub patience: Patience,
 }
 
 impl Context {
+    /// What stores are opened with.
+    pub fn access(&self) -> Access {
+        let uploads = self.state.root().join("uploads");
+        Access { environment: self.environment.clone(), uploads, patience: self.patience }
+    }
+
     /// Where temporary files go unless a command has a flag for it: `TMPDIR`, else `/tmp`.
     pub fn scratch(&self) -> PathBuf {
         self.environment.get_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or("/tmp".into(), PathBuf::from)
@@ -45,7 +53,7 @@ impl Context {
 /// The repository at `address`, for a command that reads it.
 pub async fn open(context: &Context, address: &str) -> Result<Repository> {
     let address = Address::parse(address)?;
-    match address.open(Missing::Refuse).await {
+    match address.open(&context.access(), Missing::Refuse).await {
         Ok(storage) => Repository::open(storage, &context.state).await,
         // Nothing is there. Whether a disk is not mounted or a name mistyped depends on our having stored there before.
         Err(error) if error.fault == Fault::NotFound => Err(Repository::absent(&address.to_string(), &context.state)),
@@ -56,14 +64,14 @@ pub async fn open(context: &Context, address: &str) -> Result<Repository> {
 /// The repository at `address`, for a command that stores something: the first one creates it.
 pub async fn open_or_create(context: &Context, address: &str) -> Result<Repository> {
     let address = Address::parse(address)?;
-    let storage = match address.open(Missing::Refuse).await {
+    let storage = match address.open(&context.access(), Missing::Refuse).await {
         Err(error) if error.fault == Fault::NotFound => {
             // Where this host has stored before, a disk is not mounted: what would be made is on another one.
             let absent = Repository::absent(&address.to_string(), &context.state);
             if absent.kind != Kind::NoSuchBackup {
                 return Err(absent);
             }
-            address.open(Missing::CreateLast).await
+            address.open(&context.access(), Missing::CreateLast).await
         }
         opened => opened,
     }?;

@@ -3,6 +3,7 @@
 //! [`Storage`] is a contract that every backend keeps and one suite (`tests/storage.rs`) proves. What a backend cannot
 //! promise it does not imitate: nothing above this module leans on more than is written here.
 
+mod access;
 mod address;
 mod faulty;
 mod key;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+pub use access::{Access, Patience};
 pub use address::Address;
 pub use faulty::{Call, Effect, FaultyStorage, Injection, Operation};
 pub use key::{InvalidKey, Key, Prefix};

@@ -18,7 +18,7 @@ pub async fn look(
     findings: &mut Vec<Finding>,
 ) -> Result<Option<Repository>> {
     let place = Address::parse(address)?;
-    let storage = match place.open(Missing::Refuse).await {
+    let storage = match place.open(&context.access(), Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
             // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.

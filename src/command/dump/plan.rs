@@ -132,7 +132,7 @@ pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<P
 async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem) -> Result<Preview> {
     let source = Source::connect(context, options, planned).await?;
     let snapshot = source.snapshot().await?;
-    let free_bytes = free_bytes(&options.repository).await?;
+    let free_bytes = free_bytes(context, &options.repository).await?;
     let mut steps = vec![super::archive::command(options, &source, &snapshot)?.command_line()];
     if options.globals == WantedGlobals::Include {
         steps.push(super::globals::command(&source, super::globals::Passwords::Include)?.command_line());
@@ -157,8 +157,8 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
 }
 
 /// A repository that does not exist yet has no free space to tell.
-async fn free_bytes(address: &str) -> Result<Option<u64>> {
-    match Address::parse(address)?.open(Missing::Refuse).await {
+async fn free_bytes(context: &Context, address: &str) -> Result<Option<u64>> {
+    match Address::parse(address)?.open(&context.access(), Missing::Refuse).await {
         Ok(storage) => Ok(storage.free_bytes().await?),
         Err(error) if error.fault == Fault::NotFound => Ok(None),
         Err(error) => Err(error.into()),
