@@ -20,7 +20,7 @@ use crate::config::environment::Environment;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::progress::Monitor;
-use crate::repo::{CreateOnly, Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
+use crate::repo::{Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
 use crate::storage::{Access, Address, Fault, Missing, Patience};
 
 /// What every verb is given by its caller.
@@ -75,7 +75,7 @@ pub async fn open_or_create(context: &Context, address: &str) -> Result<Reposito
         }
         opened => opened,
     }?;
-    Repository::open_or_create(storage, &context.state, CreateOnly::Link).await
+    Repository::open_or_create(storage, &context.state).await
 }
 
 /// Removes what writers that are gone left unfinished, wherever a dump writes. It takes space and nothing else, so a

@@ -51,7 +51,7 @@ pub async fn store(
     let path = source.clients.program("pg_dump")?;
     let (child, stdout) = program.spawn_piped()?;
     let compressor = compress(stdout, options.compression, ArchiveWatcher::new(task.clone()), task);
-    let mut writer = match backup.writer(ObjectRole::Archive).await {
+    let mut writer = match backup.writer(ObjectRole::Archive, Some(expected_bytes(snapshot))).await {
         Ok(writer) => writer,
         Err(error) => {
             child.terminate().await;
