@@ -3,7 +3,7 @@
 use super::Context;
 use super::dump::Check;
 use crate::error::{Error, Kind, Result};
-use crate::repo::{CreateOnly, Repository};
+use crate::repo::Repository;
 use crate::storage::{Address, Fault, Missing};
 
 /// One repository, as a command is told of it.
@@ -23,7 +23,7 @@ impl Place {
 
     /// The repository, for a command that reads it.
     pub async fn open(&self, context: &Context) -> Result<Repository> {
-        match self.address.open(Missing::Refuse).await {
+        match self.address.open(&context.access(), Missing::Refuse).await {
             Ok(storage) => Ok(Repository::open(storage, &context.state).await?.named(&self.name)),
             // Nothing is there. Whether a disk is not mounted or a name mistyped depends on our having stored there before.
             Err(error) if error.fault == Fault::NotFound => Err(self.absent(context)),
@@ -33,18 +33,18 @@ impl Place {
 
     /// The repository, for a command that stores something: the first one creates it.
     pub async fn open_or_create(&self, context: &Context) -> Result<Repository> {
-        let storage = match self.address.open(Missing::Refuse).await {
+        let storage = match self.address.open(&context.access(), Missing::Refuse).await {
             Err(error) if error.fault == Fault::NotFound => {
                 // Where this host has stored before, a disk is not mounted: what would be made is on another one.
                 let absent = self.absent(context);
                 if absent.kind != Kind::NoSuchBackup {
                     return Err(absent);
                 }
-                self.address.open(Missing::CreateLast).await
+                self.address.open(&context.access(), Missing::CreateLast).await
             }
             opened => opened,
         }?;
-        let repository = Repository::open_or_create(storage, &context.state, CreateOnly::Link).await?;
+        let repository = Repository::open_or_create(storage, &context.state).await?;
         Ok(repository.named(&self.name))
     }
 

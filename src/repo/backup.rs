@@ -129,9 +129,9 @@ impl BackupWriter {
         StoredName::Dump { instance: self.instance().clone(), stem: self.stem.clone(), role }.key()
     }
 
-    /// Begins a large object. The manifest is not stored through this.
-    pub async fn writer(&self, role: ObjectRole) -> Result<Box<dyn ObjectWriter>> {
-        Ok(self.repository.storage().writer(&self.key(self.data(role)?)).await?)
+    /// Begins a large object of about `expected_bytes`, as far as that is known. The manifest is not stored through this.
+    pub async fn writer(&self, role: ObjectRole, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        Ok(self.repository.storage().writer(&self.key(self.data(role)?), expected_bytes).await?)
     }
 
     /// Stores a small object. The manifest is not stored through this.

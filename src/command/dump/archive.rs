@@ -55,7 +55,7 @@ pub async fn store(
     let path = source.clients.program("pg_dump").at(Stage::Archive)?;
     let (child, stdout) = program.spawn_piped().at(Stage::Archive)?;
     let compressor = compress(stdout, options.compression, ArchiveWatcher::new(task.clone()), task);
-    let mut fan = Fan::open(copies, ObjectRole::Archive).await;
+    let mut fan = Fan::open(copies, ObjectRole::Archive, expected_bytes(snapshot)).await;
     let compressed = match compressor {
         Ok(compressor) => pump(&context.interrupt, compressor, &mut fan).await,
         Err(error) => Err(error),

@@ -14,8 +14,9 @@ pub struct Fan {
 }
 
 impl Fan {
-    pub async fn open(copies: &Copies<'_>, role: ObjectRole) -> Self {
-        let writers = copies.making().iter().map(|making| making.backup.writer(role));
+    /// `expected_bytes` is a guess that stores prepare for.
+    pub async fn open(copies: &Copies<'_>, role: ObjectRole, expected_bytes: u64) -> Self {
+        let writers = copies.making().iter().map(|making| making.backup.writer(role, Some(expected_bytes)));
         Self { lanes: join_all(writers).await }
     }
 

@@ -143,7 +143,7 @@ pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<P
 async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem) -> Result<Preview> {
     let source = Source::connect(context, options, planned).await?;
     let snapshot = source.snapshot().await?;
-    let repositories = join_all(options.repositories.iter().map(previewed)).await;
+    let repositories = join_all(options.repositories.iter().map(|place| previewed(context, place))).await;
     let mut steps = vec![super::archive::command(options, &source, &snapshot)?.command_line()];
     if options.globals == WantedGlobals::Include {
         steps.push(super::globals::command(&source, super::globals::Passwords::Include)?.command_line());
@@ -173,9 +173,9 @@ fn left_out(places: &[PreviewedPlace]) -> Option<Error> {
     places.iter().find_map(|place| place.error.as_ref()).map(Error::repeated)
 }
 
-async fn previewed(place: &Place) -> PreviewedPlace {
+async fn previewed(context: &Context, place: &Place) -> PreviewedPlace {
     let seen = PreviewedPlace { name: place.name.clone(), exists: true, free_bytes: None, error: None };
-    let free_bytes = async { place.address.open(Missing::Refuse).await?.free_bytes().await };
+    let free_bytes = async { place.address.open(&context.access(), Missing::Refuse).await?.free_bytes().await };
     match free_bytes.await {
         Ok(free_bytes) => PreviewedPlace { free_bytes, ..seen },
         Err(error) if error.fault == Fault::NotFound => PreviewedPlace { exists: false, ..seen },
