@@ -1,10 +1,18 @@
 //! The repositories that a command is told of.
 
 use super::Context;
-use super::dump::Check;
 use crate::error::{Error, Kind, Result};
 use crate::repo::Repository;
 use crate::storage::{Address, Fault, Missing};
+
+/// What must be proven before the manifest is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Every compressed block was decoded again and compared before it was stored.
+    Decode,
+    /// And the stored archive was read again and decoded to its end.
+    ReadBack,
+}
 
 /// One repository, as a command is told of it.
 #[derive(Clone, Debug)]

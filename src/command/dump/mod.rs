@@ -33,6 +33,7 @@ use crate::stream::Compression;
 use copies::{Copies, GivenUp, Making};
 use destination::{Destination, Destinations};
 
+pub use super::place::Check;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
 
 /// What to dump, whence and whereto.
@@ -52,15 +53,6 @@ pub struct Options {
     /// How long `pg_dump` waits for a table that others have locked.
     pub lock_wait: Duration,
     pub lineage: NewLineage,
-}
-
-/// What must be proven before the manifest is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// Every compressed block was decoded again and compared before it was stored.
-    Decode,
-    /// And the stored archive was read again and decoded to its end.
-    ReadBack,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
