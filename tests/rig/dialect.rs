@@ -123,9 +123,11 @@ async fn oss_knows_no_conditions_on_writes() {
     assert_eq!(said(answer).0, 412);
 }
 
-/// An MD5 in the place of a checksum.
+/// An MD5 of the body, or of something else, in the place of a checksum.
 #[derive(Debug)]
-struct DeleteObjectsMd5;
+struct DeleteObjectsMd5 {
+    right: bool,
+}
 
 impl Intercept for DeleteObjectsMd5 {
     fn name(&self) -> &'static str {
@@ -139,7 +141,8 @@ impl Intercept for DeleteObjectsMd5 {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let request = context.request_mut();
-        let digest = Md5::digest(request.body().bytes().expect("a body in memory"));
+        let body = request.body().bytes().expect("a body in memory");
+        let digest = Md5::digest(if self.right { body } else { b"another" });
         request.headers_mut().insert("content-md5", aws_smithy_types::base64::encode(digest));
         for name in ["x-amz-checksum-crc32", "x-amz-sdk-checksum-algorithm"] {
             request.headers_mut().remove(name);
@@ -160,10 +163,13 @@ async fn oss_wants_an_md5_to_delete_many() {
     let request = "POST /?delete HTTP/1.1\r\nHost: b.localhost\r\nContent-Length: 0\r\n\r\n";
     assert!(raw(&proxy, request).contains("<Code>MissingArgument</Code>"));
     assert_eq!(bucket.keys(), ["a", "b"]);
-    let answer = delete.customize().interceptor(DeleteObjectsMd5).send().await.unwrap();
+    let wrong = delete.clone().customize().interceptor(DeleteObjectsMd5 { right: false }).send().await;
+    assert_eq!(said(wrong), (400, "InvalidDigest".to_owned()));
+    assert_eq!(bucket.keys(), ["a", "b"]);
+    let answer = delete.customize().interceptor(DeleteObjectsMd5 { right: true }).send().await.unwrap();
     assert_eq!(answer.deleted().len(), 2);
     assert!(bucket.objects().is_empty());
-    assert_eq!(proxy.counts().of(Kind::BulkDelete), 3);
+    assert_eq!((proxy.counts().of(Kind::BulkDelete), proxy.counts().refused()), (4, 3));
 }
 
 #[tokio::test]

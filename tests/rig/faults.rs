@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, Delete, ObjectIdentifier};
 use bytes::Bytes;
 
@@ -167,11 +166,10 @@ async fn a_stall_lasts_until_it_is_released() {
 async fn a_stalled_client_that_leaves_is_forgotten() {
     let (proxy, client, bucket) = scene();
     proxy.inject(On::kind(Kind::Put), Fault::Stall);
-    let impatient = TimeoutConfig::builder().operation_timeout(Duration::from_millis(300)).build();
-    let put = client.put_object().bucket(bucket.name()).key("x").body(megabyte().into()).customize();
-    let put = put.config_override(aws_sdk_s3::config::Builder::new().timeout_config(impatient));
-    assert_eq!(said(put.send().await), (0, "no answer in time".to_owned()));
-    proxy.until("the client has left", |seen| seen[0].stalled && seen[0].left);
+    let put = tokio::spawn(client.put_object().bucket(bucket.name()).key("x").body(megabyte().into()).send());
+    proxy.until_stalled(Kind::Put);
+    put.abort();
+    proxy.until("the client has left", |seen| seen[0].left);
     proxy.release();
     client.head_bucket().bucket(bucket.name()).send().await.unwrap();
     assert!(bucket.objects().is_empty());

@@ -58,7 +58,7 @@ impl<'a> Turn<'a> {
     fn of(shared: &'a Shared, head: Head) -> Self {
         let request = Request::of(&head);
         let refusal = shared.dialect.refusal(&request, &head);
-        let (place, fault) = shared.meets(&request, refusal);
+        let (place, fault) = shared.meets(&request, refusal.is_some());
         Self { shared, head, request, refusal, fault, place }
     }
 
@@ -74,7 +74,8 @@ impl<'a> Turn<'a> {
         }
         let mut body = Vec::new();
         read_body(client, framing, &self.shared.pace, &mut body).await?;
-        if let Some(refusal) = self.refusal {
+        if let Some(refusal) = self.refusal.or_else(|| self.shared.dialect.refusal_of_body(&self.head, &body)) {
+            self.shared.refused(self.place, refusal.code);
             return self.refuse(client, &refusal).await;
         }
         if let Some(refusal) = self.fault.and_then(Fault::refusal) {
@@ -124,6 +125,7 @@ impl<'a> Turn<'a> {
         let _alone = if self.shared.dialect.forbids_overwrite(&self.request, &self.head) {
             let alone = self.shared.creating.lock().await;
             if self.shared.exists(&self.request).await {
+                self.shared.refused(self.place, EXISTS.code);
                 return self.refuse(client, &EXISTS).await;
             }
             Some(alone)

@@ -1,5 +1,7 @@
 //! What a store refuses that SeaweedFS takes.
 
+use md5::{Digest as _, Md5};
+
 use super::http::Head;
 use super::request::{Kind, Request, Style};
 
@@ -29,12 +31,25 @@ pub const EXISTS: Refusal = Refusal {
     ec: "0026-00000002",
 };
 
+const INVALID_DIGEST: Refusal = Refusal {
+    status: 400,
+    code: "InvalidDigest",
+    message: "The Content-MD5 you specified was invalid.",
+    ec: "0017-00000001",
+};
+
 impl Dialect {
     pub fn refusal(self, request: &Request, head: &Head) -> Option<Refusal> {
         match self {
             Self::Plain => None,
             Self::Oss => oss_refusal(request, head),
         }
+    }
+
+    /// SeaweedFS does not look at the MD5 of a bulk delete; OSS compares every one it is given.
+    pub fn refusal_of_body(self, head: &Head, body: &[u8]) -> Option<Refusal> {
+        let differs = |given: &str| given != aws_smithy_types::base64::encode(Md5::digest(body));
+        (self == Self::Oss && head.header("content-md5").is_some_and(differs)).then_some(INVALID_DIGEST)
     }
 
     /// Whether the object must not exist for this request to be carried out.

@@ -25,7 +25,6 @@ pub use dialect::Dialect;
 pub use fault::{Fault, On};
 pub use request::Kind;
 
-use dialect::Refusal;
 use fault::Plan;
 use pace::Pace;
 use request::Request;
@@ -288,10 +287,10 @@ struct State {
 }
 
 impl Shared {
-    /// Records a request; its place in the record, and the fault it meets. What is refused meets none.
-    fn meets(&self, request: &Request, refusal: Option<Refusal>) -> (usize, Option<Fault>) {
+    /// Records a request; its place in the record, and the fault it meets. What is refused at once meets none.
+    fn meets(&self, request: &Request, is_refused: bool) -> (usize, Option<Fault>) {
         let mut state = self.state.lock().unwrap();
-        let fault = if refusal.is_some() { None } else { state.plan.next(request) };
+        let fault = if is_refused { None } else { state.plan.next(request) };
         state.seen.push(Seen {
             kind: request.kind,
             bucket: request.bucket.clone(),
@@ -299,13 +298,18 @@ impl Shared {
             method: request.method.clone(),
             target: request.target.clone(),
             fault,
-            refusal: refusal.map(|refusal| refusal.code),
+            refusal: None,
             status: None,
             stalled: false,
             left: false,
         });
         self.changed.notify_all();
         (state.seen.len() - 1, fault)
+    }
+
+    fn refused(&self, place: usize, code: &'static str) {
+        self.state.lock().unwrap().seen[place].refusal = Some(code);
+        self.changed.notify_all();
     }
 
     fn answered(&self, place: usize, status: u16) {
