@@ -12,7 +12,7 @@ use crate::pg::archive::Archive;
 use crate::process::{Program, shell_word};
 use crate::progress::Unit;
 use crate::repo::archive::ArchiveWatcher;
-use crate::repo::{BackupWriter, ObjectRole};
+use crate::repo::{BackupWriter, Ending, Packing};
 use crate::storage::ObjectWriter;
 use crate::stream::{Compressed, Compressor, compress};
 
@@ -51,7 +51,7 @@ pub async fn store(
     let path = source.clients.program("pg_dump")?;
     let (child, stdout) = program.spawn_piped()?;
     let compressor = compress(stdout, options.compression, ArchiveWatcher::new(task.clone()), task);
-    let mut writer = match backup.writer(ObjectRole::Archive).await {
+    let mut writer = match backup.writer(Ending::archive(Packing::Zstd)).await {
         Ok(writer) => writer,
         Err(error) => {
             child.terminate().await;

@@ -21,11 +21,11 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::{expect, fingerprint, object_key, read_archive};
+use crate::repo::archive::{expect, fingerprint, read_archive};
 use crate::repo::{
-    BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
-    InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus,
-    ServerVersion, Source, StoredObject, Verb, remove_leftovers,
+    BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Ending, Globals,
+    GlobalsIncluded, InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Packing, Repository, Run, RunItem,
+    RunOutcome, RunStatus, ServerVersion, Source, StoredObject, Verb, checksum_lines, remove_leftovers,
 };
 use crate::stream::Compression;
 
@@ -336,13 +336,15 @@ impl Dumper<'_> {
         warnings.extend(stored.warnings.iter().cloned());
 
         let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
-        let mut objects = vec![StoredObject::new(backup.stem(), ObjectRole::Archive, stored.stored)];
-        objects.push(backup.put(ObjectRole::Checksum, checksum_line(&objects[0])).await.at(Stage::Commit)?);
+        let packing = Packing::Zstd;
+        let mut objects = vec![StoredObject::new(backup.stem(), Ending::archive(packing), stored.stored)];
+        let lines = checksum_lines(&objects);
+        objects.push(backup.put(Ending::Checksum { packing }, lines.into()).await.at(Stage::Commit)?);
         if let Some(body) = globals.compressed {
-            objects.push(backup.put(ObjectRole::Globals, body).await.at(Stage::Commit)?);
+            objects.push(backup.put(Ending::Globals { packing }, body).await.at(Stage::Commit)?);
         }
         let body = details.to_stored().at(Stage::Commit)?;
-        objects.push(backup.put(ObjectRole::Details, body).await.at(Stage::Commit)?);
+        objects.push(backup.put(Ending::Details, body).await.at(Stage::Commit)?);
         let mut manifest = DumpManifest {
             format: DumpManifest::FORMAT,
             kind: crate::repo::BackupKind::Dump,
@@ -364,7 +366,7 @@ impl Dumper<'_> {
                 version: source.clients.version.text.clone(),
             },
             archive_version: stored.archive.header.version.to_string(),
-            compression: crate::repo::Compression { method: "zstd".to_owned(), level: self.options.compression.level },
+            compression: crate::repo::Compression::zstd(self.options.compression.level),
             plain: stored.plain,
             objects,
             globals: Globals { included: globals.included, reason: globals.reason },
@@ -390,7 +392,7 @@ impl Dumper<'_> {
         let read = async {
             read_archive(self.repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
             for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
-                let key = object_key(&manifest.instance, stem, object.role);
+                let key = object.key(&manifest.instance);
                 let reader = self.repository.storage().read(&key, None).await?;
                 expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, &*task).await?)?;
             }
@@ -403,11 +405,6 @@ impl Dumper<'_> {
 fn in_stage(database: &str, stage: Stage, error: Error) -> Error {
     let kind = error.kind;
     Error::new(kind, format!("dump database {database:?}, stage {}", stage.as_str())).because(error)
-}
-
-/// `<64 hex>  <name>`, the form that `sha256sum -c` reads; without a folder, so that it holds wherever both files are.
-fn checksum_line(archive: &StoredObject) -> bytes::Bytes {
-    format!("{}  {}\n", archive.sha256, archive.name).into()
 }
 
 fn counts(details: &DumpDetails) -> Counts {
