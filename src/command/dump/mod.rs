@@ -167,7 +167,11 @@ fn run_item(item: &Item) -> RunItem {
     RunItem {
         id: item.id.clone(),
         database: Some(item.database.clone()),
-        status: if item.error.is_none() { RunStatus::Succeeded } else { RunStatus::Failed },
+        status: match item.status {
+            Status::Ok => RunStatus::Succeeded,
+            Status::Partial => RunStatus::Partial,
+            Status::Failed | Status::NotVerified => RunStatus::Failed,
+        },
         stage: item.stage.map(str::to_owned),
         exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
         error: item.error.as_ref().map(Error::to_string),
