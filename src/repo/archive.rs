@@ -82,9 +82,9 @@ pub async fn read_archive<W: Write + Send + 'static>(
     let no_archive = || Error::new(Kind::Verification, format!("{} names no archive", stem.object(Ending::Manifest)));
     let first = manifest.archive().next().ok_or_else(no_archive)?;
     let output = Watched { watcher: ArchiveWatcher::new(task.clone()), output };
-    let expected_bytes = Some(manifest.plain.size_bytes);
+    let expected_bytes = manifest.plain.size_bytes;
     let mut decoder = match first.name.ending.packing() {
-        Packing::Zstd => decompress(output, threads, expected_bytes, task),
+        Packing::Zstd => decompress(output, threads, Some(expected_bytes), task),
         Packing::Plain => pass(output, expected_bytes, task),
     }?;
     let key = first.key(&manifest.instance);

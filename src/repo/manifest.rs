@@ -155,6 +155,14 @@ impl Compression {
         Self { method: inside.into(), level, by: CompressedBy::PgDump }
     }
 
+    /// What the archive's header says.
+    pub fn inside(self) -> CompressionMethod {
+        match self.by {
+            CompressedBy::Pgkeep => CompressionMethod::None,
+            CompressedBy::PgDump => self.method,
+        }
+    }
+
     /// How the objects of the archive are packed.
     pub fn packing(self) -> Packing {
         match self.by {

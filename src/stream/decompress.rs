@@ -78,16 +78,17 @@ where
     Ok(Decompressor { chunks: Some(chunks), verdict })
 }
 
-/// As [`decompress`], for a stream that is not compressed: what is pushed is written and hashed.
-pub fn pass<W>(output: W, expected_bytes: Option<u64>, task: Arc<dyn Task>) -> Result<Decompressor<W>>
+/// As [`decompress`], for a stream that is not compressed: what is pushed is written and hashed, and nothing beyond
+/// `limit_bytes`.
+pub fn pass<W>(output: W, limit_bytes: u64, task: Arc<dyn Task>) -> Result<Decompressor<W>>
 where
     W: Write + Send + 'static,
 {
     let (chunks, arriving) = async_channel::channel(CHUNKS_WAITING);
     let (order, in_order) = sync_channel(1);
     let (spare, _) = channel();
-    start("pass".to_owned(), move || pass_on(arriving, &order, expected_bytes))?;
-    let verdict = write(output, expected_bytes, task, in_order, spare)?;
+    start("pass".to_owned(), move || pass_on(arriving, &order, limit_bytes))?;
+    let verdict = write(output, None, task, in_order, spare)?;
     Ok(Decompressor { chunks: Some(chunks), verdict })
 }
 
@@ -210,18 +211,14 @@ impl Dispatcher {
     }
 }
 
-fn pass_on(
-    mut arriving: async_channel::Receiver<Option<Bytes>>,
-    order: &SyncSender<Item>,
-    expected_bytes: Option<u64>,
-) {
+fn pass_on(mut arriving: async_channel::Receiver<Option<Bytes>>, order: &SyncSender<Item>, limit_bytes: u64) {
     let mut passed_bytes = 0;
     let end = loop {
         let Some(chunk) = arriving.blocking_recv() else { break gave_up() };
         let Some(chunk) = chunk else { break Item::End { stored: None } };
         passed_bytes += chunk.len() as u64;
-        if let Some(expected) = expected_bytes.filter(|&expected| passed_bytes > expected) {
-            break Item::Failed(damaged(expected, format!("it has more than the {expected} bytes that were expected")));
+        if passed_bytes > limit_bytes {
+            break Item::Failed(too_long(limit_bytes));
         }
         if order.send(Item::Plain(chunk.into())).is_err() {
             return;
@@ -229,6 +226,11 @@ fn pass_on(
     };
     // A writer that is gone has told its own error.
     let _ = order.send(end);
+}
+
+fn too_long(limit_bytes: u64) -> Error {
+    Error::new(Kind::Verification, format!("the stream has more than the {limit_bytes} bytes that were expected"))
+        .hint("the stored bytes are damaged: use another copy, or an older backup")
 }
 
 fn gave_up() -> Item {

@@ -10,8 +10,8 @@ use crate::pg::archive::Archive;
 use crate::progress::{Task, Unit};
 use crate::repo::archive::{fingerprint, read_archive};
 use crate::repo::{
-    Backup, DumpDetails, DumpManifest, DumpStem, Ending, GlobalsIncluded, ObjectName, ObjectRole, Repository,
-    StoredObject, unpack,
+    Backup, CompressionMethod, DumpDetails, DumpManifest, DumpStem, Ending, GlobalsIncluded, ObjectName, ObjectRole,
+    Repository, StoredObject, unpack,
 };
 use crate::storage::{Fault, StorageError};
 
@@ -255,10 +255,12 @@ impl Reader<'_> {
 
     fn archive_header(&mut self, object: &StoredObject, archive: &Archive) {
         let (manifest, header) = (&self.backup.manifest, &archive.header);
+        let inside = CompressionMethod::from(header.compression);
         let differences = [
             ("database", &header.database, &manifest.database),
             ("archive version", &header.version.to_string(), &manifest.archive_version),
             ("server version", &header.server_version, &manifest.server.text),
+            ("compression", &inside.as_str().to_owned(), &manifest.compression.inside().as_str().to_owned()),
         ]
         .into_iter()
         .filter(|(_, found, expected)| found != expected)
@@ -266,6 +268,10 @@ impl Reader<'_> {
         .collect::<Vec<_>>();
         for what in differences {
             self.damage(Finding::new("archive-differs", &object.name, what));
+        }
+        if !header.compression.is_decoded() {
+            let why = format!("pg_dump compressed it with {}, which pgkeep does not decode", inside.as_str());
+            self.not_asked(object, Kind::NotVerified, why);
         }
     }
 
