@@ -95,11 +95,6 @@ impl Error {
         self
     }
 
-    /// The same kind, sentence and next step, for an answer that tells them in two places.
-    pub fn retold(&self) -> Self {
-        Self::new(self.kind, self.to_string()).hinted(self.next_step())
-    }
-
     /// With the next step, if there is one.
     pub fn hinted(self, hint: Option<&str>) -> Self {
         match hint {
@@ -114,6 +109,11 @@ impl Error {
             return Some(hint);
         }
         self.source.as_ref()?.downcast_ref::<Error>()?.next_step()
+    }
+
+    /// The same words and next step once more, for a second place that tells them.
+    pub fn repeated(&self) -> Self {
+        Self { kind: self.kind, action: self.to_string(), hint: self.next_step().map(str::to_owned), source: None }
     }
 
     pub fn usage(action: impl Into<String>) -> Self {

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use clap_complete::CompleteEnv;
@@ -14,8 +14,8 @@ use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
-use pgkeep::repo::{DumpStem, InstanceName, ObjectRole, StateDirectory, StoredName};
-use pgkeep::storage::{Address, Missing, ObjectMeta, Prefix};
+use pgkeep::repo::{DumpStem, Ending, InstanceName, ObjectName, StateDirectory, StoredName};
+use pgkeep::storage::{Access, Address, Missing, ObjectMeta, Patience, Prefix};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::ChronoUtc;
@@ -159,7 +159,8 @@ fn context(common: &Common, shows_progress: bool) -> Result<Context> {
     let environment = Environment::of_process();
     let state = StateDirectory::open(directories::state(&environment)?)?;
     let host = rustix::system::uname().nodename().to_string_lossy().split('.').next().unwrap_or_default().to_owned();
-    Ok(Context { clock: Arc::new(SystemClock), monitor, interrupt, environment, state, host })
+    let (clock, patience) = (Arc::new(SystemClock), Patience::default());
+    Ok(Context { clock, monitor, interrupt, environment, state, host, patience })
 }
 
 /// Log lines go to standard error, above the bars if there are any.
@@ -298,7 +299,12 @@ fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> st
 /// shell; nothing of one that cannot be asked. A listing is enough, so nothing is read and no state is made.
 pub fn ids_of(addresses: &[String]) -> Vec<(String, String)> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
-    let listed = runtime.block_on(join_all(addresses.iter().map(|address| dumps_in(address))));
+    let environment = Environment::of_process();
+    let Ok(state) = directories::state(&environment) else { return Vec::new() };
+    // Somebody waits at a prompt.
+    let patience = Patience { opening: Duration::from_secs(2), attempts: 1, ..Patience::default() };
+    let access = Access { environment, uploads: state.join("uploads"), patience };
+    let listed = runtime.block_on(join_all(addresses.iter().map(|address| dumps_in(address, &access))));
     let mut dumps: Vec<_> = listed.into_iter().flatten().flatten().collect();
     dumps.sort_by(|(a, of_a), (b, of_b)| (b.started_at(), a, of_a).cmp(&(a.started_at(), b, of_b)));
     dumps.dedup();
@@ -308,11 +314,11 @@ pub fn ids_of(addresses: &[String]) -> Vec<(String, String)> {
     dumps.into_iter().map(told).collect()
 }
 
-async fn dumps_in(address: &str) -> Option<Vec<(DumpStem, InstanceName)>> {
-    let storage = Address::parse(address).ok()?.open(Missing::Refuse).await.ok()?;
+async fn dumps_in(address: &str, access: &Access) -> Option<Vec<(DumpStem, InstanceName)>> {
+    let storage = Address::parse(address).ok()?.open(access, Missing::Refuse).await.ok()?;
     let listed = storage.list(&Prefix::root()).await.ok()?;
     let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
-        StoredName::Dump { instance, stem, role: ObjectRole::Manifest } => Some((stem, instance)),
+        StoredName::Dump { instance, name: ObjectName { stem, ending: Ending::Manifest } } => Some((stem, instance)),
         _ => None,
     };
     Some(listed.iter().filter_map(dump).collect())

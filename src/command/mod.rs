@@ -24,8 +24,9 @@ use crate::interrupt::Interrupt;
 use crate::progress::Monitor;
 use crate::repo::{Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
 
+use crate::storage::{Access, Patience};
 pub use place::Place;
-use place::{only, repo_flags};
+use place::repo_flags;
 use reading::{Reading, Repositories, Unread};
 
 /// What every verb is given by its caller.
@@ -38,9 +39,17 @@ pub struct Context {
     pub state: StateDirectory,
     /// The name of this host, as it goes into names of backups.
     pub host: String,
+    /// How long stores are waited for.
+    pub patience: Patience,
 }
 
 impl Context {
+    /// What stores are opened with.
+    pub fn access(&self) -> Access {
+        let uploads = self.state.root().join("uploads");
+        Access { environment: self.environment.clone(), uploads, patience: self.patience }
+    }
+
     /// Where temporary files go unless a command has a flag for it: `TMPDIR`, else `/tmp`.
     pub fn scratch(&self) -> PathBuf {
         self.environment.get_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or("/tmp".into(), PathBuf::from)
@@ -131,7 +140,7 @@ fn overall<I: Item>(items: &[I]) -> Option<Error> {
         None => Kind::Unexpected,
     };
     if let ([_], [(_, only)]) = (items, failed.as_slice()) {
-        return Some(only.retold());
+        return Some(only.repeated());
     }
     let told = failed.iter().take(TOLD).map(|(name, error)| format!("{name}: {error}"));
     let mut told: Vec<String> = told.collect();

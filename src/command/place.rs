@@ -3,8 +3,17 @@
 use super::Context;
 use crate::error::{Error, Kind, Result};
 use crate::process::shell_word;
-use crate::repo::{CreateOnly, Repository};
+use crate::repo::Repository;
 use crate::storage::{Address, Fault, Missing};
+
+/// What must be proven before the manifest is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Every compressed block was decoded again and compared before it was stored.
+    Decode,
+    /// And the stored archive was read again and decoded to its end.
+    ReadBack,
+}
 
 /// One repository, as a command is told of it.
 #[derive(Clone, Debug)]
@@ -23,7 +32,7 @@ impl Place {
 
     /// The repository, for a command that reads it.
     pub async fn open(&self, context: &Context) -> Result<Repository> {
-        match self.address.open(Missing::Refuse).await {
+        match self.address.open(&context.access(), Missing::Refuse).await {
             Ok(storage) => Ok(Repository::open(storage, &context.state).await?.named(&self.name)),
             // Nothing is there. Whether a disk is not mounted or a name mistyped depends on our having stored there before.
             Err(error) if error.fault == Fault::NotFound => Err(self.absent(context)),
@@ -33,19 +42,24 @@ impl Place {
 
     /// The repository, for a command that stores something: the first one creates it.
     pub async fn open_or_create(&self, context: &Context) -> Result<Repository> {
-        let storage = match self.address.open(Missing::Refuse).await {
+        let storage = match self.address.open(&context.access(), Missing::Refuse).await {
             Err(error) if error.fault == Fault::NotFound => {
                 // Where this host has stored before, a disk is not mounted: what would be made is on another one.
                 let absent = self.absent(context);
                 if absent.kind != Kind::NoSuchBackup {
                     return Err(absent);
                 }
-                self.address.open(Missing::CreateLast).await
+                self.address.open(&context.access(), Missing::CreateLast).await
             }
             opened => opened,
         }?;
-        let repository = Repository::open_or_create(storage, &context.state, CreateOnly::Link).await?;
+        let repository = Repository::open_or_create(storage, &context.state).await?;
         Ok(repository.named(&self.name))
+    }
+
+    /// What a dump proves there unless it is told otherwise: reading again is cheap where the bytes lie at hand.
+    pub fn default_check(&self) -> Check {
+        if self.address.is_local() { Check::ReadBack } else { Check::Decode }
     }
 
     /// What it means that nothing is there.
@@ -58,13 +72,4 @@ impl Place {
 pub fn repo_flags(places: &[Place]) -> String {
     let flag = |place: &Place| format!("--repo {}", shell_word(place.name.as_ref()));
     places.iter().map(flag).collect::<Vec<_>>().join(" ")
-}
-
-/// The only repository of a command that works on one.
-pub fn only(places: &[Place]) -> Result<&Place> {
-    match places {
-        [place] => Ok(place),
-        [] => Err(Error::usage("no repository is named").hint("name one with --repo")),
-        _ => Err(Error::usage("several repositories are named").hint("this command works on one: give one --repo")),
-    }
 }

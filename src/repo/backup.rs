@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Timelike as _;
+use futures_util::future::join_all;
 
 use super::document;
 use super::intent::{Claim, Intent};
-use super::layout::{BackupId, DumpStem, ObjectRole, StoredName};
+use super::layout::{BackupId, DumpStem, Ending};
 use super::lock::Lock;
 use super::manifest::{DumpManifest, StoredObject};
 use super::name::{InstanceName, Stamp};
+use super::objects;
 use super::repository::Repository;
 use crate::clock::Clock;
 use crate::digest::Fingerprint;
@@ -44,15 +46,35 @@ impl BackupWriter {
         host: &str,
         clock: &dyn Clock,
     ) -> Result<Self> {
+        let mut begun = Self::begin_in(&[(repository, lock)], database, host, clock).await?;
+        begun.pop().unwrap_or_else(|| Err(Error::new(Kind::Unexpected, "claim a name in no repository")))
+    }
+
+    /// As [`BackupWriter::begin`], for a backup that is stored in several places under one name, which has to be free
+    /// in all of them. The answers are in the order of the places; one that fails does not hold up the others.
+    pub async fn begin_in(
+        places: &[(&Repository, &Lock)],
+        database: &str,
+        host: &str,
+        clock: &dyn Clock,
+    ) -> Result<Vec<Result<Self>>> {
         for _ in 0..CLAIMS {
             let now = clock.now();
             let stem = DumpStem::new(database, Stamp::of(now), host);
-            if let Some(writer) = Self::claim(repository, lock, stem, host, clock).await? {
-                return Ok(writer);
+            let claims =
+                places.iter().map(|(repository, lock)| Self::claim(repository, lock, stem.clone(), host, clock));
+            let claims = join_all(claims).await;
+            if !claims.iter().any(|claim| matches!(claim, Ok(None))) {
+                return Ok(claims.into_iter().filter_map(Result::transpose).collect());
+            }
+            for claimed in claims.into_iter().flatten().flatten() {
+                // Nothing was stored under it: its intent is all there is.
+                claimed.intent.finish().await?;
             }
             tokio::time::sleep(Duration::from_nanos(1_000_000_000 - u64::from(now.nanosecond() % 1_000_000_000))).await;
         }
-        let action = format!("find a free name for a dump of database {database:?} in {}", repository.address());
+        let named: Vec<&str> = places.iter().map(|(repository, _)| repository.name()).collect();
+        let action = format!("find a free name for a dump of database {database:?} in {}", named.join(" and "));
         Err(Error::new(Kind::Storage, action).because(format!("{CLAIMS} names in a row are taken")))
     }
 
@@ -70,13 +92,20 @@ impl BackupWriter {
         };
         let writer = Self { repository: repository.clone(), intent, stem };
         // After the claim, so that from here on every object of this name is ours, to be removed if we fail.
-        for role in ObjectRole::ALL {
-            if document::head_if_there(repository.storage(), &writer.key(role)).await?.is_some() {
-                writer.intent.finish().await?;
-                return Ok(None);
+        match writer.is_free().await {
+            Ok(true) => Ok(Some(writer)),
+            Ok(false) => writer.intent.finish().await.map(|()| None),
+            Err(error) => {
+                // The error tells what happened; an intent that stays dies with the lock.
+                let _ = writer.intent.finish().await;
+                Err(error)
             }
         }
-        Ok(Some(writer))
+    }
+
+    /// Whether no object of this name is there.
+    async fn is_free(&self) -> Result<bool> {
+        Ok(objects::stored(&self.repository, self.instance(), &self.stem).await?.is_empty())
     }
 
     pub fn id(&self) -> &BackupId {
@@ -92,27 +121,27 @@ impl BackupWriter {
     }
 
     /// The key of an object of this backup.
-    pub fn key(&self, role: ObjectRole) -> Key {
-        StoredName::Dump { instance: self.instance().clone(), stem: self.stem.clone(), role }.key()
+    pub fn key(&self, ending: Ending) -> Key {
+        self.stem.object(ending).key(self.instance())
     }
 
-    /// Begins a large object. The manifest is not stored through this.
-    pub async fn writer(&self, role: ObjectRole) -> Result<Box<dyn ObjectWriter>> {
-        Ok(self.repository.storage().writer(&self.key(self.data(role)?)).await?)
+    /// Begins a large object of about `expected_bytes`, as far as that is known. The manifest is not stored through this.
+    pub async fn writer(&self, ending: Ending, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        Ok(self.repository.storage().writer(&self.key(self.data(ending)?), expected_bytes).await?)
     }
 
     /// Stores a small object. The manifest is not stored through this.
-    pub async fn put(&self, role: ObjectRole, body: Bytes) -> Result<StoredObject> {
-        let stored = StoredObject::new(&self.stem, self.data(role)?, Fingerprint::of(&body));
-        self.repository.storage().create(&self.key(role), body).await?;
+    pub async fn put(&self, ending: Ending, body: Bytes) -> Result<StoredObject> {
+        let stored = StoredObject::new(&self.stem, self.data(ending)?, Fingerprint::of(&body));
+        self.repository.storage().create(&self.key(ending), body).await?;
         Ok(stored)
     }
 
-    fn data(&self, role: ObjectRole) -> Result<ObjectRole> {
-        if role == ObjectRole::Manifest {
+    fn data(&self, ending: Ending) -> Result<Ending> {
+        if ending == Ending::Manifest {
             return Err(Error::new(Kind::Unexpected, format!("store the manifest of {} before its commit", self.id())));
         }
-        Ok(role)
+        Ok(ending)
     }
 
     /// The intent, to be refreshed out of turn.
@@ -128,7 +157,7 @@ impl BackupWriter {
             Ok(body) => body,
             Err(error) => return self.give_up(error).await,
         };
-        let key = self.key(ObjectRole::Manifest);
+        let key = self.key(Ending::Manifest);
         let mut stored = self.repository.storage().create(&key, body.clone()).await;
         let lost = matches!(&stored, Err(error) if error.fault == Fault::Unavailable);
         if lost {
@@ -175,7 +204,7 @@ impl BackupWriter {
     /// The store's own word for every object and its size.
     async fn confirm_objects(&self, manifest: &DumpManifest) -> Result<()> {
         for object in &manifest.objects {
-            let key = self.key(object.role);
+            let key = object.key(self.instance());
             let head = self.repository.storage().head(&key).await?;
             if head.size_bytes != object.size_bytes {
                 let cause = format!("{} bytes were sent, the store has {}", object.size_bytes, head.size_bytes);
@@ -189,9 +218,7 @@ impl BackupWriter {
     /// manifest: only [`BackupWriter::commit`] stores one, and that ends the writer. A failure leaves the rest to the
     /// next prune.
     pub async fn abandon(&self) -> Result<()> {
-        for role in ObjectRole::ALL.into_iter().filter(|role| *role != ObjectRole::Manifest) {
-            self.repository.storage().delete(&self.key(role)).await?;
-        }
+        objects::remove_data(&self.repository, self.instance(), &self.stem).await?;
         self.intent.finish().await
     }
 }

@@ -162,7 +162,7 @@ impl Copy {
                     _ => Status::NotVerified,
                 },
                 stored_bytes: None,
-                error: Some(unreadable.error.retold()),
+                error: Some(unreadable.error.repeated()),
             },
         }
     }

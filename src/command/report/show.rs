@@ -4,9 +4,8 @@ use serde::Serialize;
 
 use super::{Context, Copy, Moment, Options, Outcome, State, Summary, read};
 use crate::error::Result;
-use crate::repo::archive::object_key;
 use crate::repo::{
-    Backup, Choice, DumpDetails, DumpManifest, HeldCopy, Holding, Level, ObjectRole, Proof, Repository, Verdict, Which,
+    Backup, Choice, DumpDetails, DumpManifest, Ending, HeldCopy, Holding, Level, Proof, Repository, Verdict, Which,
 };
 
 #[derive(Debug, Serialize)]
@@ -82,7 +81,7 @@ async fn any_details(holding: &Holding, warnings: &mut Vec<String>) -> Option<Du
 }
 
 async fn details(repository: &Repository, backup: &Backup) -> Result<DumpDetails> {
-    let key = object_key(&backup.manifest.instance, &backup.stem, ObjectRole::Details);
+    let key = backup.stem.object(Ending::Details).key(&backup.manifest.instance);
     let body = repository.storage().get(&key, DumpDetails::LIMIT_BYTES).await?;
     DumpDetails::from_stored(&body, key.as_str())
 }
@@ -101,12 +100,12 @@ async fn shown_copy(held: &HeldCopy, warnings: &mut Vec<String>) -> ShownCopy {
         return ShownCopy { copy, address, read_back: false, keys: Vec::new(), proofs: Vec::new() };
     };
     let manifest = &backup.manifest;
-    let roles = manifest.objects.iter().map(|object| object.role).chain([ObjectRole::Manifest]);
+    let names = manifest.objects.iter().map(|object| object.name.clone()).chain([backup.stem.object(Ending::Manifest)]);
     ShownCopy {
         copy,
         address,
         read_back: manifest.checks.read_back,
-        keys: roles.map(|role| object_key(&manifest.instance, &backup.stem, role).to_string()).collect(),
+        keys: names.map(|name| name.key(&manifest.instance).to_string()).collect(),
         proofs: proofs(&held.repository, backup, warnings).await,
     }
 }

@@ -45,7 +45,7 @@ impl Verified {
             duration_seconds: 0.0,
             findings: Vec::new(),
             proof: None,
-            error: Some(error.retold()),
+            error: Some(error.repeated()),
         }
     }
 
@@ -106,11 +106,11 @@ fn judged(verified: &[Verified]) -> (Status, Option<Error>) {
     let mut failed: Vec<(&Verified, &Error)> =
         verified.iter().filter_map(|copy| Some((copy, copy.error.as_ref()?))).collect();
     if let ([one], [(_, error)]) = (verified, failed.as_slice()) {
-        return (one.status, Some(error.retold()));
+        return (one.status, Some(error.repeated()));
     }
     let stopped = |error: &Error| matches!(error.kind, Kind::Interrupted | Kind::Terminated);
     if let Some((_, error)) = failed.iter().find(|(_, error)| stopped(error)) {
-        return (Status::NotVerified, Some(error.retold()));
+        return (Status::NotVerified, Some(error.repeated()));
     }
     // Damage is told first.
     failed.sort_by_key(|(copy, _)| copy.status != Status::Failed);

@@ -339,7 +339,7 @@ impl Told {
 
     /// The verification did not take place, or was stopped.
     fn not_verified(error: &Error) -> Self {
-        Self { status: Status::NotVerified, findings: Vec::new(), read_bytes: 0, error: Some(error.retold()) }
+        Self { status: Status::NotVerified, findings: Vec::new(), read_bytes: 0, error: Some(error.repeated()) }
     }
 }
 

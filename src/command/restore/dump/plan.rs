@@ -1,7 +1,6 @@
 //! What a restore would do, and everything that can be known to stop it before it has done anything.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::Serialize;
@@ -14,8 +13,8 @@ use crate::digest::Fingerprint;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::quote_ident;
 use crate::pg::tools::ToolVersion;
-use crate::repo::archive::{expect, object_key};
-use crate::repo::{BackupId, DumpDetails, DumpStem, InstanceName, ObjectRole};
+use crate::repo::archive::expect;
+use crate::repo::{BackupId, DumpDetails, InstanceName, ObjectRole, StoredObject, unpack};
 
 /// What globals may decode to.
 const GLOBALS_LIMIT_BYTES: u64 = 256 << 20;
@@ -67,11 +66,11 @@ async fn look(context: &Context, options: &Options, selected: &Selected) -> Resu
     let into = options.into.clone().unwrap_or_else(|| manifest.database.clone());
     database::check_name(&into)?;
     room(&options.scratch, manifest.plain.size_bytes, "the decoded archive")?;
-    let (sources, stem) = (&selected.sources, &selected.stem);
-    let details = sources.deliver("the details", async |copy| Ok(details(copy, stem).await?)).await?;
+    let sources = &selected.sources;
+    let details = sources.deliver("the details", async |copy| Ok(details(copy).await?)).await?;
     // `postgres` is what initdb calls it unless told otherwise.
     let bootstrap = details.description.bootstrap_role.as_deref().unwrap_or("postgres");
-    let globals = sources.deliver("the globals", async |copy| Ok(globals(copy, stem).await?)).await?;
+    let globals = sources.deliver("the globals", async |copy| Ok(globals(copy).await?)).await?;
     let globals = globals.without_bootstrap(bootstrap);
 
     let target = Target::connect(context, &options.server, &into, archive_major(selected), &options.scratch).await?;
@@ -115,36 +114,29 @@ pub(super) fn room(directory: &Path, needed_bytes: u64, what: &str) -> Result<()
 }
 
 /// A small object of the backup, if it is what was written.
-async fn stored(copy: &SourceCopy, stem: &DumpStem, role: ObjectRole) -> Result<Option<bytes::Bytes>> {
+async fn stored(copy: &SourceCopy, role: ObjectRole) -> Result<Option<(&StoredObject, bytes::Bytes)>> {
     let manifest = &copy.manifest;
     let Some(object) = manifest.object(role) else { return Ok(None) };
-    let key = object_key(&manifest.instance, stem, role);
+    let key = object.key(&manifest.instance);
     let body = copy.repository.storage().get(&key, object.size_bytes.min(DumpDetails::LIMIT_BYTES)).await?;
     expect(&key, "stored bytes", object.fingerprint(), Fingerprint::of(&body))?;
-    Ok(Some(body))
+    Ok(Some((object, body)))
 }
 
-async fn details(copy: &SourceCopy, stem: &DumpStem) -> Result<DumpDetails> {
-    let body = stored(copy, stem, ObjectRole::Details).await?;
-    let body = body.ok_or_else(|| {
+async fn details(copy: &SourceCopy) -> Result<DumpDetails> {
+    let stored = stored(copy, ObjectRole::Details).await?;
+    let (object, body) = stored.ok_or_else(|| {
         Error::new(Kind::NotVerified, format!("the manifest of {} names no details", copy.manifest.id))
             .hint("the plain archive can be had with --to-file, for pg_restore by hand")
     })?;
-    DumpDetails::from_stored(&body, &stem.file_name(ObjectRole::Details))
+    DumpDetails::from_stored(&body, &object.name.to_string())
 }
 
 /// None were stored: then no role can be created.
-async fn globals(copy: &SourceCopy, stem: &DumpStem) -> Result<Globals> {
-    let Some(body) = stored(copy, stem, ObjectRole::Globals).await? else { return Ok(Globals::default()) };
-    let name = stem.file_name(ObjectRole::Globals);
-    let mut script = Vec::new();
-    zstd::Decoder::new(&body[..])
-        .and_then(|decoder| decoder.take(GLOBALS_LIMIT_BYTES + 1).read_to_end(&mut script))
-        .doing(Kind::Verification, || format!("decode {name}"))?;
-    if script.len() as u64 > GLOBALS_LIMIT_BYTES {
-        return Err(Error::new(Kind::Verification, format!("{name} decodes to more than {GLOBALS_LIMIT_BYTES} bytes")));
-    }
-    Globals::read(&script)
+async fn globals(copy: &SourceCopy) -> Result<Globals> {
+    let Some((object, body)) = stored(copy, ObjectRole::Globals).await? else { return Ok(Globals::default()) };
+    let packing = object.name.ending.packing();
+    Globals::read(&unpack(&body, packing, GLOBALS_LIMIT_BYTES, &object.name.to_string())?)
 }
 
 fn warn_of_versions(selected: &Selected, target: &Target, warnings: &mut Vec<String>) {

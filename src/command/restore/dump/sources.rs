@@ -140,7 +140,7 @@ impl Sources {
                     (false, Some(_)) => Status::Failed,
                 },
                 stored_bytes: Some(copy.manifest.stored_bytes()),
-                error: told.failures.first().map(|failure| failure.error.retold()),
+                error: told.failures.first().map(|failure| failure.error.repeated()),
             })
             .collect()
     }
@@ -163,7 +163,7 @@ impl Sources {
     fn of_none(&self, what: &str, failed: &[(usize, Error)]) -> Error {
         match failed {
             [] => Error::new(Kind::NoSuchBackup, format!("there is no copy that {what} could be read from")),
-            [(_, only)] => only.retold(),
+            [(_, only)] => only.repeated(),
             [(_, first), ..] => {
                 let unasked = failed.iter().map(|(_, error)| error).find(|error| error.kind != Kind::Verification);
                 let decisive = unasked.unwrap_or(first);
