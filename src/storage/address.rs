@@ -79,8 +79,8 @@ impl Address {
     pub async fn open(&self, access: &Access, missing: Missing) -> super::Result<Arc<dyn Storage>> {
         match self {
             Self::Local(path) => Ok(Arc::new(LocalStorage::open(path, missing).await?)),
-            Self::S3(bucket) | Self::Oss(bucket) => Ok(Arc::new(S3Storage::open(bucket, access).await?)),
-            Self::Rclone(remote) => Ok(Arc::new(rclone::open(remote, access, missing).await?)),
+            Self::S3(bucket) | Self::Oss(bucket) => Ok(Arc::new(Box::pin(S3Storage::open(bucket, access)).await?)),
+            Self::Rclone(remote) => Ok(Arc::new(Box::pin(rclone::open(remote, access, missing)).await?)),
         }
     }
 }
