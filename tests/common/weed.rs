@@ -165,6 +165,17 @@ impl Weed {
         self.server.log()
     }
 
+    /// A repository's address in `bucket`, past every proxy.
+    pub fn address(&self, bucket: &Bucket) -> String {
+        format!("s3://{}/backups?endpoint={}", bucket.name(), self.endpoint())
+    }
+
+    /// The same over TLS, with the authority that makes it believable.
+    pub fn tls_address(&self, bucket: &Bucket) -> String {
+        let authority = self.authority();
+        format!("s3://{}/backups?endpoint={}&ca={}", bucket.name(), self.tls_endpoint(), authority.display())
+    }
+
     /// Everything that it puts on disk.
     pub fn files(&self) -> Vec<PathBuf> {
         let own = self.server.path("log").parent().map(Path::to_owned);
