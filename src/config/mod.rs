@@ -1,5 +1,8 @@
 //! What a caller tells us: the environment, connection sources, secrets. The only module that reads the environment.
 
 pub mod directories;
+pub mod env_file;
 pub mod environment;
+pub mod private_file;
 pub mod secret;
+pub mod spelling;
