@@ -15,7 +15,7 @@ use super::environment::Environment;
 use super::private_file::{self, Readers};
 use super::secret::Secret;
 use crate::error::{Error, Result};
-use values::{Value, Values};
+use values::Values;
 
 pub use endpoint::Endpoint;
 pub use extra_options::ExtraOptions;

@@ -3,6 +3,8 @@
 pub mod directories;
 pub mod env_file;
 pub mod environment;
+pub mod file;
+pub mod load;
 pub mod private_file;
 pub mod secret;
 pub mod spelling;

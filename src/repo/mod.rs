@@ -17,10 +17,12 @@ mod lineage;
 mod lock;
 mod manifest;
 mod name;
+mod platform_report;
 mod probe;
 mod proof;
 mod record;
 mod repository;
+pub mod retention;
 mod selection;
 mod series;
 mod state;
@@ -46,6 +48,7 @@ pub use manifest::{
     StoredObject,
 };
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
+pub use platform_report::{LocalCopy, PlatformReport, PlatformStatus, RemoteCopy};
 pub use probe::probe;
 pub use proof::{Proof, Proofs, proofs};
 pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, RunStatus, SeenRun, runs, status_seen};

@@ -61,6 +61,10 @@ impl Reader<'_> {
         Some(c)
     }
 
+    fn skip(&mut self) {
+        self.next();
+    }
+
     fn peek(&self) -> Option<char> {
         self.rest.chars().next()
     }
@@ -68,7 +72,8 @@ impl Reader<'_> {
     fn take(&mut self, text: &str) -> bool {
         let found = self.rest.starts_with(text);
         if found {
-            text.chars().for_each(|_| drop(self.next()));
+            self.rest = &self.rest[text.len()..];
+            self.line += text.matches('\n').count();
         }
         found
     }
@@ -91,7 +96,7 @@ impl Reader<'_> {
             self.blanks();
             match self.peek() {
                 None => return Ok(()),
-                Some('\n') => drop(self.next()),
+                Some('\n') => self.skip(),
                 Some('#') => self.comment(),
                 Some(_) => self.command()?,
             }
@@ -223,7 +228,7 @@ impl Reader<'_> {
                             self.next();
                             value.push(c);
                         }
-                        Some('\n') => drop(self.next()),
+                        Some('\n') => self.skip(),
                         _ => value.push('\\'),
                     }
                 }
