@@ -18,7 +18,7 @@ use common::{Cluster, Outcome, PgVersion, Workspace, count};
 use pgkeep::progress::{Monitor as _, Silent, Unit};
 use pgkeep::repo::archive::read_archive;
 use pgkeep::repo::{Catalogue, Repository, RunStatus, StateDirectory, runs};
-use pgkeep::storage::{Address, Effect, FaultyStorage, Injection, Missing, Operation};
+use pgkeep::storage::{Effect, FaultyStorage, Injection, LocalStorage, Missing, Operation};
 use rand::{RngExt as _, SeedableRng as _};
 
 /// Some megabytes of rows, and then one that lies apart, in the TOAST table.
@@ -467,9 +467,8 @@ fn a_second_signal_ends_it_at_once() {
 
 async fn open(workspace: &Workspace) -> (Repository, StateDirectory) {
     let state = StateDirectory::open(workspace.state()).unwrap();
-    let storage =
-        Address::parse(workspace.repository().to_str().unwrap()).unwrap().open(Missing::Refuse).await.unwrap();
-    (Repository::open(storage, &state).await.unwrap(), state)
+    let storage = LocalStorage::open(workspace.repository(), Missing::Refuse).await.unwrap();
+    (Repository::open(Arc::new(storage), &state).await.unwrap(), state)
 }
 
 #[tokio::test]
@@ -539,9 +538,8 @@ async fn a_flipped_bit_is_read_back_as_damage() {
     world.dump(&["--check", "decode"]).run().succeeds();
     let dump = only_dump(&world.workspace);
     let state = StateDirectory::open(world.workspace.state()).unwrap();
-    let disk =
-        Address::parse(world.workspace.repository().to_str().unwrap()).unwrap().open(Missing::Refuse).await.unwrap();
-    let storage = FaultyStorage::over(disk);
+    let disk = LocalStorage::open(world.workspace.repository(), Missing::Refuse).await.unwrap();
+    let storage = FaultyStorage::over(Arc::new(disk));
     let repository = Repository::open(Arc::new(storage.clone()), &state).await.unwrap();
     let catalogue = Catalogue::read(&repository, None).await.unwrap();
     let backup = catalogue.backups().next().unwrap();

@@ -9,9 +9,9 @@ use pgkeep::clock::{Clock, ManualClock, SystemClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind};
 use pgkeep::repo::{
-    BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, CreateOnly, Defect, DumpManifest,
-    DumpStem, Entry, Globals, GlobalsIncluded, InstanceName, Lock, ObjectRole, RecordPlace, Repository, Run,
-    RunOutcome, RunStatus, ServerVersion, Source, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, runs,
+    BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest, DumpStem, Entry,
+    Globals, GlobalsIncluded, InstanceName, Lock, ObjectRole, RecordPlace, Repository, Run, RunOutcome, RunStatus,
+    ServerVersion, Source, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, runs,
 };
 use pgkeep::storage::{Effect, Fault, FaultyStorage, Injection, Key, LocalStorage, MemoryStorage, Missing, Operation};
 
@@ -40,7 +40,7 @@ impl House {
         let clock = Arc::new(ManualClock::at(start()));
         let store = MemoryStorage::with_clock(clock.clone());
         let faulty = FaultyStorage::over(Arc::new(store.clone()));
-        let repository = Repository::open_or_create(Arc::new(faulty.clone()), &state, CreateOnly::None).await.unwrap();
+        let repository = Repository::open_or_create(Arc::new(faulty.clone()), &state).await.unwrap();
         Self { store, faulty, clock, repository, state, directory }
     }
 
@@ -88,7 +88,7 @@ fn lock(repository: &Repository, state: &StateDirectory, verb: Verb) -> Lock {
 }
 
 async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
-    let mut archive = writer.writer(ObjectRole::Archive).await.unwrap();
+    let mut archive = writer.writer(ObjectRole::Archive, None).await.unwrap();
     archive.write(Bytes::from_static(b"archive")).await.unwrap();
     archive.finish().await.unwrap();
     vec![
@@ -158,7 +158,7 @@ async fn the_same_life_on_a_disk() {
     let state = StateDirectory::open(directory.path().join("state")).unwrap();
     let place = directory.path().join("backups");
     let storage = Arc::new(LocalStorage::open(&place, Missing::CreateLast).await.unwrap());
-    let repository = Repository::open_or_create(storage, &state, CreateOnly::Link).await.unwrap();
+    let repository = Repository::open_or_create(storage, &state).await.unwrap();
     let held = lock(&repository, &state, Verb::Dump);
     let run = Run::begin(&repository, &state, &held, "db1", SystemClock.now()).await.unwrap();
     let mut stems = Vec::new();
@@ -237,7 +237,7 @@ async fn try_backup(house: &House) -> Result<(), Error> {
     let writer = BackupWriter::begin(&house.repository, &lock, "shop", "db1", &*house.clock).await?;
     let stem = writer.stem().clone();
     let stored = async {
-        let mut archive = writer.writer(ObjectRole::Archive).await?;
+        let mut archive = writer.writer(ObjectRole::Archive, None).await?;
         archive.write(Bytes::from_static(b"archive")).await?;
         archive.finish().await?;
         let archive = StoredObject::new(&stem, ObjectRole::Archive, Fingerprint::of(b"archive"));

@@ -14,6 +14,7 @@ use pgkeep::error::Kind;
 use pgkeep::interrupt::Interrupt;
 use pgkeep::progress::{Monitor, Silent, Task, Unit};
 use pgkeep::repo::StateDirectory;
+use pgkeep::storage::Patience;
 use serde_json::Value;
 
 fn verify(workspace: &Workspace, arguments: &[&str]) -> Outcome {
@@ -273,6 +274,7 @@ async fn verify_here(
         environment: Environment::default(),
         state: StateDirectory::open(workspace.state()).unwrap(),
         host: "here".to_owned(),
+        patience: Patience::default(),
     };
     let options = verify_command::Options {
         repositories: vec![Place::at(workspace.repository().to_str().unwrap()).unwrap()],

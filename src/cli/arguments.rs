@@ -152,9 +152,9 @@ pub struct DumpArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
-    /// What must be proven before the backup counts
-    #[arg(long, value_name = "LEVEL", default_value = "read-back")]
-    pub check: CheckLevel,
+    /// What must be proven before the backup counts (default: read-back in a directory, decode elsewhere)
+    #[arg(long, value_name = "LEVEL")]
+    pub check: Option<CheckLevel>,
 
     /// Leave out roles, memberships and tablespaces
     #[arg(long)]

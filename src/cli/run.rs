@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use clap_complete::CompleteEnv;
@@ -14,7 +14,7 @@ use pgkeep::config::environment::Environment;
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{DumpStem, InstanceName, ObjectRole, StateDirectory, StoredName};
-use pgkeep::storage::{Address, Missing, ObjectMeta, Prefix};
+use pgkeep::storage::{Access, Address, Missing, ObjectMeta, Patience, Prefix};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::ChronoUtc;
@@ -158,7 +158,8 @@ fn context(common: &Common, shows_progress: bool) -> Result<Context> {
     let environment = Environment::of_process();
     let state = StateDirectory::open(directories::state(&environment)?)?;
     let host = rustix::system::uname().nodename().to_string_lossy().split('.').next().unwrap_or_default().to_owned();
-    Ok(Context { clock: Arc::new(SystemClock), monitor, interrupt, environment, state, host })
+    let (clock, patience) = (Arc::new(SystemClock), Patience::default());
+    Ok(Context { clock, monitor, interrupt, environment, state, host, patience })
 }
 
 /// Log lines go to standard error, above the bars if there are any.
@@ -297,8 +298,13 @@ fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> st
 /// if it cannot be asked. A listing is enough, so nothing is read and no state is made.
 pub fn ids_of(address: &str) -> Vec<(String, String)> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    let environment = Environment::of_process();
+    let Ok(state) = directories::state(&environment) else { return Vec::new() };
+    // Somebody waits at a prompt.
+    let patience = Patience { opening: Duration::from_secs(2), attempts: 1, ..Patience::default() };
+    let access = Access { environment, uploads: state.join("uploads"), patience };
     let names = async {
-        let storage = Address::parse(address).ok()?.open(Missing::Refuse).await.ok()?;
+        let storage = Address::parse(address).ok()?.open(&access, Missing::Refuse).await.ok()?;
         let listed = storage.list(&Prefix::root()).await.ok()?;
         let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
             StoredName::Dump { instance, stem, role: ObjectRole::Manifest } => Some((stem, instance)),

@@ -23,6 +23,7 @@ use crate::interrupt::Interrupt;
 use crate::progress::Monitor;
 use crate::repo::{Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
 
+use crate::storage::{Access, Patience};
 pub use place::Place;
 use place::only;
 
@@ -36,9 +37,17 @@ pub struct Context {
     pub state: StateDirectory,
     /// The name of this host, as it goes into names of backups.
     pub host: String,
+    /// How long stores are waited for.
+    pub patience: Patience,
 }
 
 impl Context {
+    /// What stores are opened with.
+    pub fn access(&self) -> Access {
+        let uploads = self.state.root().join("uploads");
+        Access { environment: self.environment.clone(), uploads, patience: self.patience }
+    }
+
     /// Where temporary files go unless a command has a flag for it: `TMPDIR`, else `/tmp`.
     pub fn scratch(&self) -> PathBuf {
         self.environment.get_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or("/tmp".into(), PathBuf::from)
@@ -79,12 +88,13 @@ pub enum Status {
 }
 
 /// What became of an item in one repository.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Copy {
     pub name: String,
     pub status: Status,
     pub stored_bytes: Option<u64>,
+    pub error: Option<Error>,
 }
 
 /// What a command did: its items, what its user should know, and the error that decides the exit code.
@@ -126,11 +136,7 @@ fn overall<I: Item>(items: &[I]) -> Option<Error> {
         None => Kind::Unexpected,
     };
     if let ([_], [(_, only)]) = (items, failed.as_slice()) {
-        let error = Error::new(only.kind, only.to_string());
-        return Some(match only.next_step() {
-            Some(hint) => error.hint(hint),
-            None => error,
-        });
+        return Some(only.repeated());
     }
     let told = failed.iter().take(TOLD).map(|(name, error)| format!("{name}: {error}"));
     let mut told: Vec<String> = told.collect();

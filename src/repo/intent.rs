@@ -261,7 +261,7 @@ pub async fn judged_intents(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::{CreateOnly, DumpStem, Stamp};
+    use crate::repo::{DumpStem, Stamp};
     use crate::storage::{Effect, FaultyStorage, Injection, MemoryStorage, Operation};
 
     #[tokio::test]
@@ -270,7 +270,7 @@ mod tests {
         let state = StateDirectory::open(directory.path()).unwrap();
         let store = MemoryStorage::new();
         let faulty = FaultyStorage::over(Arc::new(store.clone()));
-        let repository = Repository::open_or_create(Arc::new(faulty.clone()), &state, CreateOnly::None).await.unwrap();
+        let repository = Repository::open_or_create(Arc::new(faulty.clone()), &state).await.unwrap();
         let now = DateTime::from_timestamp(1_738_288_800, 0).unwrap();
         let lock = state.lock(repository.id(), &"main".parse().unwrap(), Verb::Dump, now).unwrap();
         let id = BackupId::from(&DumpStem::new("shop", Stamp::of(now), "db1"));
@@ -298,7 +298,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::open(directory.path()).unwrap();
         let store = MemoryStorage::new();
-        let repository = Repository::open_or_create(Arc::new(store.clone()), &state, CreateOnly::None).await.unwrap();
+        let repository = Repository::open_or_create(Arc::new(store.clone()), &state).await.unwrap();
         let now = DateTime::from_timestamp(1_738_288_800, 0).unwrap();
         let lock = state.lock(repository.id(), &"main".parse().unwrap(), Verb::Dump, now).unwrap();
         let id = BackupId::from(&DumpStem::new("shop", Stamp::of(now), "db1"));

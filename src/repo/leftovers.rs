@@ -68,7 +68,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::repo::manifest::tests::sample;
-    use crate::repo::{BackupWriter, CreateOnly, StateDirectory, Verb};
+    use crate::repo::{BackupWriter, StateDirectory, Verb};
     use crate::storage::{Effect, Fault, FaultyStorage, Injection, MemoryStorage, Operation, Prefix, Storage};
 
     struct World {
@@ -84,8 +84,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let state = StateDirectory::open(dir.path()).unwrap();
             let storage = FaultyStorage::over(Arc::new(MemoryStorage::new()));
-            let repository =
-                Repository::open_or_create(Arc::new(storage.clone()), &state, CreateOnly::Link).await.unwrap();
+            let repository = Repository::open_or_create(Arc::new(storage.clone()), &state).await.unwrap();
             Self { _dir: dir, state, storage, repository, now: "2026-11-20T02:00:00Z".parse().unwrap() }
         }
 

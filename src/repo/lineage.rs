@@ -115,7 +115,7 @@ impl Lineage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::{CreateOnly, StateDirectory};
+    use crate::repo::StateDirectory;
     use crate::storage::MemoryStorage;
 
     fn lineage(id: u64, major_version: u32) -> Lineage {
@@ -155,7 +155,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDirectory::open(directory.path()).unwrap();
         let storage = std::sync::Arc::new(MemoryStorage::new());
-        let repository = Repository::open_or_create(storage, &state, CreateOnly::None).await.unwrap();
+        let repository = Repository::open_or_create(storage, &state).await.unwrap();
         let main = "main".parse().unwrap();
         lineage(2, 17).store(&repository, &main).await.unwrap();
         lineage(1, 15).store(&repository, &main).await.unwrap();

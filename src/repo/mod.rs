@@ -28,6 +28,7 @@ mod series;
 mod state;
 mod sweep;
 
+pub use crate::storage::CreateOnly;
 pub use backup::BackupWriter;
 pub use catalogue::{Backup, Catalogue, Defect, Entry, Unreadable};
 pub use details::DumpDetails;
@@ -52,7 +53,7 @@ pub use platform_report::{LocalCopy, PlatformReport, PlatformStatus, RemoteCopy}
 pub use probe::probe;
 pub use proof::{Proof, Proofs, proofs};
 pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, RunStatus, SeenRun, runs, status_seen};
-pub use repository::{CreateOnly, Marker, Repository};
+pub use repository::{Marker, Repository};
 pub use selection::{Choice, Chosen, Which};
 pub use series::Series;
 pub use state::{HostId, RepositoryId, StateDirectory};

@@ -12,21 +12,7 @@ use super::document::{self, FORMAT};
 use super::layout::StoredName;
 use super::state::{RepositoryId, StateDirectory};
 use crate::error::{Doing as _, Error, Kind, Result};
-use crate::storage::{Fault, Prefix, Storage};
-
-/// How the store keeps its promise that nothing is overwritten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CreateOnly {
-    /// A hard link under the final name, which fails if there is one.
-    Link,
-    /// `If-None-Match: *`, proved by a probe.
-    IfNoneMatch,
-    /// `x-oss-forbid-overwrite`, proved by a probe.
-    OssHeader,
-    /// Nothing: no promise rests on it.
-    None,
-}
+use crate::storage::{CreateOnly, Fault, Prefix, Storage};
 
 /// `pgkeep.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,15 +57,11 @@ impl Repository {
     }
 
     /// Opens a repository to store in it, making it if there is none. The host remembers it from then on.
-    pub async fn open_or_create(
-        storage: Arc<dyn Storage>,
-        state: &StateDirectory,
-        create_only: CreateOnly,
-    ) -> Result<Self> {
+    pub async fn open_or_create(storage: Arc<dyn Storage>, state: &StateDirectory) -> Result<Self> {
         let mut opened = Self::open_if_there(&storage, state).await?;
         if opened.is_none() {
             refuse_strangers(&*storage).await?;
-            create_marker(&*storage, create_only).await?;
+            create_marker(&*storage).await?;
             // Of two creators one wins; both read what is there now.
             opened = Self::open_if_there(&storage, state).await?;
         }
@@ -177,8 +159,8 @@ async fn refuse_strangers(storage: &dyn Storage) -> Result<()> {
     }
 }
 
-async fn create_marker(storage: &dyn Storage, create_only: CreateOnly) -> Result<()> {
-    let created_at = storage.now().await?;
+async fn create_marker(storage: &dyn Storage) -> Result<()> {
+    let (created_at, create_only) = (storage.now().await?, storage.prove_create_only().await?);
     let marker = Marker { format: FORMAT, repository_id: RepositoryId::random(), created_at, create_only };
     match storage.create(&StoredName::Marker.key(), document::to_json(&marker)?).await {
         Ok(()) => Ok(()),
@@ -206,7 +188,7 @@ mod tests {
     }
 
     async fn create(storage: &MemoryStorage, house: &House) -> Result<Repository> {
-        Repository::open_or_create(Arc::new(storage.clone()), &house.state, CreateOnly::None).await
+        Repository::open_or_create(Arc::new(storage.clone()), &house.state).await
     }
 
     async fn open(storage: &MemoryStorage, house: &House) -> Result<Repository> {
@@ -254,7 +236,7 @@ mod tests {
         // The loser saw no marker at first.
         let late = FaultyStorage::over(Arc::new(storage.clone()));
         late.inject(Injection::at(Operation::Read, Effect::FailBefore(Fault::NotFound)));
-        let loser = Repository::open_or_create(Arc::new(late), &two.state, CreateOnly::None).await.unwrap();
+        let loser = Repository::open_or_create(Arc::new(late), &two.state).await.unwrap();
         assert_eq!(winner.id(), loser.id());
     }
 
@@ -263,7 +245,7 @@ mod tests {
         let (storage, house) = (MemoryStorage::new(), house());
         let faulty = FaultyStorage::over(Arc::new(storage.clone()));
         faulty.inject(Injection::at(Operation::Read, Effect::FailBefore(Fault::Unavailable)));
-        let error = Repository::open_or_create(Arc::new(faulty), &house.state, CreateOnly::None).await.unwrap_err();
+        let error = Repository::open_or_create(Arc::new(faulty), &house.state).await.unwrap_err();
         assert_eq!(error.kind, Kind::Storage);
         assert!(storage.contents().is_empty());
     }

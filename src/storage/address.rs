@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{LocalStorage, Missing, Storage};
+use super::{Access, LocalStorage, Missing, Storage};
 use crate::error::{Error, Result};
 
 /// Where a repository is. Prints in one spelling, however it was typed and from wherever: repositories are remembered
@@ -28,8 +28,13 @@ impl Address {
         Ok(Self(std::path::absolute(&path).unwrap_or(path).components().collect()))
     }
 
+    /// Whether the bytes lie on a disk of this host, as far as its file system tells.
+    pub fn is_local(&self) -> bool {
+        true
+    }
+
     /// Opens the store. [`super::Fault::NotFound`] says that there is nothing at this address.
-    pub async fn open(&self, missing: Missing) -> super::Result<Arc<dyn Storage>> {
+    pub async fn open(&self, _access: &Access, missing: Missing) -> super::Result<Arc<dyn Storage>> {
         Ok(Arc::new(LocalStorage::open(&self.0, missing).await?))
     }
 }
@@ -54,8 +59,13 @@ fn scheme(address: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::environment::Environment;
     use crate::error::Kind;
-    use crate::storage::Fault;
+    use crate::storage::{Fault, Patience};
+
+    fn access() -> Access {
+        Access { environment: Environment::default(), uploads: "/nowhere".into(), patience: Patience::default() }
+    }
 
     #[test]
     fn what_is_not_a_directory_is_a_usage_error_that_repeats_no_secret() {
@@ -79,11 +89,11 @@ mod tests {
         for typed in [path.clone(), path.clone() + "/", path.replace("odd:name", "./odd:name")] {
             let address = Address::parse(&typed).unwrap();
             assert_eq!(address.to_string(), path);
-            assert_eq!(address.open(Missing::CreateLast).await.unwrap().address(), path);
+            assert_eq!(address.open(&access(), Missing::CreateLast).await.unwrap().address(), path);
         }
         let here = Address::parse("./x").unwrap().to_string();
         assert!(here.starts_with('/') && here.ends_with("/x") && !here.contains("/./"), "{here}");
         let nothing = Address::parse(&(path + "/nothing")).unwrap();
-        assert_eq!(nothing.open(Missing::Refuse).await.unwrap_err().fault, Fault::NotFound);
+        assert_eq!(nothing.open(&access(), Missing::Refuse).await.unwrap_err().fault, Fault::NotFound);
     }
 }

@@ -9,12 +9,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::{Fault, Key, ObjectMeta, ObjectReader, ObjectWriter, Prefix, Result, Storage, StorageError};
+use super::{CreateOnly, Fault, Key, ObjectMeta, ObjectReader, ObjectWriter, Prefix, Result, Storage, StorageError};
 
 /// What can be asked of a store. `Write` is one chunk, `Finish` and `Abort` the end, of what `Writer` began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     Create,
+    Prove,
     Replace,
     Writer,
     Write,
@@ -193,16 +194,22 @@ impl Storage for FaultyStorage {
         verdict.after(self.inner.create(key, body).await)
     }
 
+    async fn prove_create_only(&self) -> Result<CreateOnly> {
+        let verdict = self.consult(Operation::Prove, "");
+        verdict.before()?;
+        verdict.after(self.inner.prove_create_only().await)
+    }
+
     async fn replace(&self, key: &Key, body: Bytes) -> Result<()> {
         let verdict = self.consult(Operation::Replace, key.as_str());
         verdict.before()?;
         verdict.after(self.inner.replace(key, body).await)
     }
 
-    async fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>> {
+    async fn writer(&self, key: &Key, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
         let verdict = self.consult(Operation::Writer, key.as_str());
         verdict.before()?;
-        let inner = verdict.after(self.inner.writer(key).await)?;
+        let inner = verdict.after(self.inner.writer(key, expected_bytes).await)?;
         Ok(Box::new(FaultyWriter { storage: self.clone(), key: key.clone(), inner, broken: false }))
     }
 
@@ -372,7 +379,7 @@ mod tests {
     async fn a_lost_answer_is_unknown_and_the_thing_is_done() {
         let (memory, faulty) = stores();
         faulty.inject(Injection::at(Operation::Finish, Effect::FailAfter));
-        let mut writer = faulty.writer(&key("a")).await.unwrap();
+        let mut writer = faulty.writer(&key("a"), None).await.unwrap();
         writer.write(Bytes::from_static(b"body")).await.unwrap();
         assert_eq!(writer.finish().await.unwrap_err().fault, Fault::Unavailable);
         assert_eq!(memory.contents()[&key("a")], "body");
@@ -382,7 +389,7 @@ mod tests {
     async fn the_nth_chunk_fails_and_nothing_can_be_finished_after_it() {
         let (memory, faulty) = stores();
         faulty.inject(Injection::at(Operation::Write, Effect::FailBefore(Fault::Full)).nth(2));
-        let mut writer = faulty.writer(&key("a")).await.unwrap();
+        let mut writer = faulty.writer(&key("a"), None).await.unwrap();
         writer.write(Bytes::from_static(b"1")).await.unwrap();
         assert_eq!(writer.write(Bytes::from_static(b"2")).await.unwrap_err().fault, Fault::Full);
         assert!(writer.write(Bytes::from_static(b"3")).await.is_err());

@@ -26,7 +26,7 @@ use self::flow::{LocalReader, LocalWriter, joined, publish};
 use self::tree::Tree;
 use self::unfinished::Unfinished;
 use super::key::UNFINISHED;
-use super::{Fault, Key, ObjectMeta, ObjectReader, ObjectWriter, Prefix, Result, Storage};
+use super::{CreateOnly, Fault, Key, ObjectMeta, ObjectReader, ObjectWriter, Prefix, Result, Storage};
 use crate::error::{Error, Kind};
 
 /// What to do where there is no directory.
@@ -94,7 +94,11 @@ impl Storage for LocalStorage {
         .await
     }
 
-    async fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>> {
+    async fn prove_create_only(&self) -> Result<CreateOnly> {
+        Ok(CreateOnly::Link)
+    }
+
+    async fn writer(&self, key: &Key, _expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
         let folder = key.folder().to_owned();
         let begin = move |tree: &Tree| Unfinished::begin(tree, &folder);
         let unfinished = self.run(format!("create {key:?}"), begin).await?;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 
-use super::{Fault, Key, ObjectMeta, ObjectReader, ObjectWriter, Prefix, Result, Storage, StorageError};
+use super::{CreateOnly, Fault, Key, ObjectMeta, ObjectReader, ObjectWriter, Prefix, Result, Storage, StorageError};
 use crate::clock::{Clock, SystemClock};
 
 const ADDRESS: &str = "memory:";
@@ -104,7 +104,12 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    async fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>> {
+    /// Who creates holds the lock of the map.
+    async fn prove_create_only(&self) -> Result<CreateOnly> {
+        Ok(CreateOnly::IfNoneMatch)
+    }
+
+    async fn writer(&self, key: &Key, _expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
         Ok(Box::new(MemoryWriter { storage: self.clone(), key: key.clone(), body: BytesMut::new() }))
     }
 

@@ -3,7 +3,9 @@
 //! [`Storage`] is a contract that every backend keeps and one suite (`tests/storage.rs`) proves. What a backend cannot
 //! promise it does not imitate: nothing above this module leans on more than is written here.
 
+mod access;
 mod address;
+mod create_only;
 mod faulty;
 mod key;
 mod local;
@@ -16,7 +18,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+pub use access::{Access, Patience};
 pub use address::Address;
+pub use create_only::CreateOnly;
 pub use faulty::{Call, Effect, FaultyStorage, Injection, Operation};
 pub use key::{InvalidKey, Key, Prefix};
 pub use local::{LocalStorage, Missing};
@@ -80,8 +84,15 @@ pub trait Storage: Send + Sync + Debug {
     /// Only for objects that are states of something (a run record, an intent), never for data.
     async fn replace(&self, key: &Key, body: Bytes) -> Result<()>;
 
+    /// How the store keeps the promise of [`Storage::create`] between several writers, found out by a probe where it is
+    /// not known. With [`CreateOnly::None`] an object that is there is never overwritten, but of two who create one
+    /// name at the same time both may be told that they did, and either's bytes may be there.
+    async fn prove_create_only(&self) -> Result<CreateOnly>;
+
     /// Begins a large create-only object. Nothing is visible under `key` before [`ObjectWriter::finish`].
-    async fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>>;
+    /// `expected_bytes` is what the caller thinks will come; a store that numbers the parts of an object makes them big
+    /// enough for it. More may come, less may come.
+    async fn writer(&self, key: &Key, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>>;
 
     /// Opens an object, whole or a range of it. A range that does not lie in the object is an error; an empty one at or
     /// before its end reads nothing. An object that is replaced or deleted while it is read is read to its end as it
@@ -99,6 +110,15 @@ pub trait Storage: Send + Sync + Debug {
     /// Removes an object durably. Removing an object that does not exist succeeds. After [`Fault::Unavailable`] the
     /// object may exist or not; asking again settles it.
     async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// Removes every one of the objects, in any order. After an error some may be removed and some not; asking again
+    /// settles it.
+    async fn delete_all(&self, keys: &[Key]) -> Result<()> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
 
     /// The store's own clock, which ages objects of all hosts alike. May have to write to find out, and is then refused
     /// where writing is.

@@ -11,7 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use pgkeep::repo::StoredName;
-use pgkeep::storage::{Key, MemoryStorage, ObjectMeta, ObjectReader, ObjectWriter, Prefix, Result, Storage};
+use pgkeep::storage::{
+    CreateOnly, Key, MemoryStorage, ObjectMeta, ObjectReader, ObjectWriter, Prefix, Result, Storage,
+};
 
 /// One process, as far as its calls go: it does one for each turn it is given.
 #[derive(Debug, Default)]
@@ -144,8 +146,12 @@ impl Storage for Stepped {
     }
 
     // Beginning and filling a large object changes nothing that anybody sees; its finish is the step.
-    async fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>> {
-        let inner = self.inner.writer(key).await?;
+    async fn prove_create_only(&self) -> Result<CreateOnly> {
+        self.inner.prove_create_only().await
+    }
+
+    async fn writer(&self, key: &Key, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        let inner = self.inner.writer(key, expected_bytes).await?;
         Ok(Box::new(SteppedWriter { inner, key: key.clone(), actor: Arc::clone(&self.actor) }))
     }
 

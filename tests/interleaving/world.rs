@@ -11,10 +11,10 @@ use pgkeep::clock::{Clock as _, ManualClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::Result;
 use pgkeep::repo::{
-    BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, CreateOnly, DumpManifest, DumpStem,
-    Folder, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectRole, Proof, Repository, Run, RunOutcome,
-    RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, Verdict,
-    intents, judged_intents, liveness, runs,
+    BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Folder, Globals,
+    GlobalsIncluded, InstanceName, Level, Lock, ObjectRole, Proof, Repository, Run, RunOutcome, RunStatus,
+    ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, Verdict, intents,
+    judged_intents, liveness, runs,
 };
 use pgkeep::storage::{Key, MemoryStorage};
 use tokio::runtime::Runtime;
@@ -126,8 +126,7 @@ impl House {
         let _entered = runtime.enter();
         let store = MemoryStorage::with_clock(self.clock.borrow().clone());
         let past = async {
-            let repository =
-                Repository::open_or_create(Arc::new(store.clone()), &self.here, CreateOnly::None).await.unwrap();
+            let repository = Repository::open_or_create(Arc::new(store.clone()), &self.here).await.unwrap();
             let lock = lock(&repository, &self.here, Verb::Dump).unwrap();
             for database in [OLD, KEPT] {
                 let writer = claim(&repository, &lock, database).await.unwrap();
@@ -175,7 +174,7 @@ async fn claim(repository: &Repository, lock: &Lock, database: &str) -> Result<B
 }
 
 async fn store_data(writer: &BackupWriter, complete: bool) -> Result<Vec<StoredObject>> {
-    let mut archive = writer.writer(ObjectRole::Archive).await?;
+    let mut archive = writer.writer(ObjectRole::Archive, None).await?;
     archive.write(Bytes::from_static(b"archive")).await?;
     archive.finish().await?;
     let mut objects = vec![StoredObject::new(writer.stem(), ObjectRole::Archive, Fingerprint::of(b"archive"))];

@@ -78,7 +78,7 @@ async fn play(role: &str, repo: &Path) -> Result<String, StorageError> {
         "create deep" => storage.create(&key("main/dumps/x"), noise(1, 100)).await.map(|()| "done".to_owned()),
         "replace" => storage.replace(&key("x"), noise(2, 100_000)).await.map(|()| "done".to_owned()),
         "write" => {
-            let mut writer = storage.writer(&key("x")).await?;
+            let mut writer = storage.writer(&key("x"), None).await?;
             for part in 0..30 {
                 writer.write(noise(part, 100_000)).await?;
             }
@@ -96,7 +96,7 @@ async fn play(role: &str, repo: &Path) -> Result<String, StorageError> {
         _ if role.starts_with("umask ") => {
             storage.create(&key("main/dumps/x"), noise(1, 10)).await?;
             storage.replace(&key("main/runs/y"), noise(1, 10)).await?;
-            storage.writer(&key("main/dumps/z")).await?.finish().await?;
+            storage.writer(&key("main/dumps/z"), None).await?.finish().await?;
             Ok("done".to_owned())
         }
         _ => panic!("unknown role {role:?}"),
@@ -110,7 +110,7 @@ async fn write_until_killed(storage: &dyn Storage) -> Result<String, StorageErro
         if number % 2 == 0 {
             storage.create(&key(&name), body).await?;
         } else {
-            let mut writer = storage.writer(&key(&name)).await?;
+            let mut writer = storage.writer(&key(&name), None).await?;
             for start in (0..body.len()).step_by(50_000) {
                 writer.write(body.slice(start..body.len().min(start + 50_000))).await?;
             }

@@ -72,7 +72,7 @@ pub async fn of_racing_writers_exactly_one_wins(store: Store) {
     let racers = (0..16).map(|racer| {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
-            let mut writer = store.writer(&key("race/x")).await.unwrap();
+            let mut writer = store.writer(&key("race/x"), None).await.unwrap();
             for part in 0..3 {
                 writer.write(noise(racer * 3 + part, 10_000)).await.unwrap();
             }
@@ -127,22 +127,22 @@ pub async fn replace_makes_what_is_missing(store: Store) {
 }
 
 pub async fn a_writer_stores_only_when_it_finishes(store: Store) {
-    let mut dropped = store.writer(&key("d/x")).await.unwrap();
+    let mut dropped = store.writer(&key("d/x"), None).await.unwrap();
     dropped.write(noise(1, MIB)).await.unwrap();
     assert_eq!(names(&store, Prefix::root()).await, [""; 0]);
     assert_eq!(store.head(&key("d/x")).await.unwrap_err().fault, Fault::NotFound);
     drop(dropped);
     assert_empty(&store).await;
 
-    let mut aborted = store.writer(&key("d/x")).await.unwrap();
+    let mut aborted = store.writer(&key("d/x"), None).await.unwrap();
     aborted.write(noise(1, MIB)).await.unwrap();
     aborted.abort().await;
     assert_empty(&store).await;
 
-    drop(store.writer(&key("d/x")).await.unwrap());
+    drop(store.writer(&key("d/x"), None).await.unwrap());
     assert_empty(&store).await;
 
-    let mut finished = store.writer(&key("d/x")).await.unwrap();
+    let mut finished = store.writer(&key("d/x"), None).await.unwrap();
     finished.write("one ".into()).await.unwrap();
     finished.write(Bytes::new()).await.unwrap();
     finished.write("two".into()).await.unwrap();
@@ -154,7 +154,7 @@ pub async fn a_writer_stores_only_when_it_finishes(store: Store) {
 }
 
 pub async fn a_finished_writer_does_not_overwrite(store: Store) {
-    let mut late = store.writer(&key("x")).await.unwrap();
+    let mut late = store.writer(&key("x"), None).await.unwrap();
     late.write("late".into()).await.unwrap();
     put(&store, "x", "first").await;
     assert_eq!(late.finish().await.unwrap_err().fault, Fault::Exists);
@@ -164,7 +164,7 @@ pub async fn a_finished_writer_does_not_overwrite(store: Store) {
 
 /// A future that is dropped takes its chunk with it; the writer must not store an object with a hole.
 pub async fn a_dropped_write_breaks_its_writer_or_is_kept(store: Store) {
-    let mut writer = store.writer(&key("x")).await.unwrap();
+    let mut writer = store.writer(&key("x"), None).await.unwrap();
     let mut expected = Vec::new();
     let mut broken = false;
     for part in 0..8 {
@@ -207,7 +207,7 @@ pub async fn ranges_lie_in_the_object_or_are_errors(store: Store) {
 
 pub async fn an_empty_object_is_an_object(store: Store) {
     put(&store, "created", "").await;
-    assert_eq!(store.writer(&key("written")).await.unwrap().finish().await.unwrap().size_bytes, 0);
+    assert_eq!(store.writer(&key("written"), None).await.unwrap().finish().await.unwrap().size_bytes, 0);
     for name in ["created", "written"] {
         assert_eq!(store.head(&key(name)).await.unwrap().size_bytes, 0);
         assert!(store.read(&key(name), None).await.unwrap().next().await.unwrap().is_none());
@@ -218,7 +218,7 @@ pub async fn an_empty_object_is_an_object(store: Store) {
 
 pub async fn a_big_object_comes_back_byte_for_byte(store: Store) {
     let mut written = Fingerprinter::new();
-    let mut writer = store.writer(&key("big")).await.unwrap();
+    let mut writer = store.writer(&key("big"), None).await.unwrap();
     for part in 0..40 {
         let chunk = noise(part, 300_000 + (part as usize * 7_919_111) % (3 * MIB));
         written.update(&chunk);
@@ -355,7 +355,7 @@ pub async fn free_space_is_plausible_or_unknown(store: Store) {
 }
 
 pub async fn a_sweep_leaves_live_writers_alone(store: Store) {
-    let mut writer = store.writer(&key("main/x")).await.unwrap();
+    let mut writer = store.writer(&key("main/x"), None).await.unwrap();
     writer.write(noise(1, MIB)).await.unwrap();
     for prefix in [Prefix::root(), Prefix::folder("main").unwrap(), Prefix::folder("nothing").unwrap()] {
         assert_eq!(store.sweep_unfinished(&prefix).await.unwrap(), 0);

@@ -107,7 +107,7 @@ async fn root_writes_as_the_owner_of_the_directory() {
     let storage = open(&repo).await;
     storage.create(&key("main/dumps/x"), "1".into()).await.unwrap();
     storage.replace(&key("main/runs/y"), "2".into()).await.unwrap();
-    storage.writer(&key("z")).await.unwrap().finish().await.unwrap();
+    storage.writer(&key("z"), None).await.unwrap().finish().await.unwrap();
     let found = everything(&repo);
     assert_eq!(found.len(), 6, "{:?}", found.keys());
     for (name, metadata) in found {
@@ -224,7 +224,7 @@ async fn a_link_is_refused_and_never_followed() {
     for name in ["main/x", "main/deep/x"] {
         let created = storage.create(&key(name), "1".into()).await.unwrap_err();
         assert!(created.to_string().contains("\"main\" is a symbolic link"), "{created}");
-        assert!(storage.writer(&key(name)).await.is_err());
+        assert!(storage.writer(&key(name), None).await.is_err());
         assert!(storage.replace(&key(name), "1".into()).await.is_err());
     }
     for name in ["main/victim", "link", "dangling"] {
@@ -309,12 +309,12 @@ fn a_folder_that_cannot_be_read_fails_the_listing() {
 async fn a_writer_leaves_no_file_behind() {
     let (_scene, repo) = scene();
     let storage = open(&repo).await;
-    let mut dropped = storage.writer(&key("d/dropped")).await.unwrap();
+    let mut dropped = storage.writer(&key("d/dropped"), None).await.unwrap();
     dropped.write(noise(1, 1 << 20)).await.unwrap();
     assert!(everything(&repo).keys().any(|name| name.starts_with("d/.pgkeep-unfinished-")));
     drop(dropped);
     assert_eq!(everything(&repo).keys().collect::<Vec<_>>(), ["d"]);
-    let mut aborted = storage.writer(&key("d/aborted")).await.unwrap();
+    let mut aborted = storage.writer(&key("d/aborted"), None).await.unwrap();
     aborted.write(noise(1, 1 << 20)).await.unwrap();
     aborted.abort().await;
     assert_eq!(everything(&repo).keys().collect::<Vec<_>>(), ["d"]);

@@ -18,7 +18,7 @@ pub async fn look(
     findings: &mut Vec<Finding>,
 ) -> Option<Repository> {
     let address = place.name.as_str();
-    let storage = match place.address.open(Missing::Refuse).await {
+    let storage = match place.address.open(&context.access(), Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
             // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.

@@ -257,7 +257,12 @@ impl Verifier<'_> {
             duration_seconds: duration.as_secs_f64(),
             findings: told.findings,
             proof: None,
-            repositories: vec![Copy { name: self.repository.address().to_owned(), status: told.status, stored_bytes }],
+            repositories: vec![Copy {
+                name: self.repository.address().to_owned(),
+                status: told.status,
+                stored_bytes,
+                error: None,
+            }],
             error,
         }
     }
