@@ -21,7 +21,7 @@ async fn works(address: &str, environment: Environment) {
     storage.create(&key, Bytes::from_static(b"67890")).await.unwrap_err();
     assert_eq!(&storage.get(&key, 100).await.unwrap()[..], b"12345");
     let listed: Vec<_> = storage.list(&Prefix::root()).await.unwrap().into_iter().map(|object| object.key).collect();
-    assert_eq!(listed, [key.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&key));
     storage.delete_all(&[key]).await.unwrap();
     assert!(storage.list(&Prefix::root()).await.unwrap().is_empty());
 }
