@@ -18,6 +18,7 @@ esac
 require_rust
 require_programs "$PG15_BIN/postgres:postgresql-15" zstd:zstd openssl:openssl strace:strace setpriv:util-linux
 require_postgresql_18
+require_object_stores
 
 # cargo prints one summary line per test binary; the last line here adds them up.
 say "building and running the tests${PGKEEP_TEST_LONG:+, full counts}"

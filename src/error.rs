@@ -103,6 +103,11 @@ impl Error {
         self.source.as_ref()?.downcast_ref::<Error>()?.next_step()
     }
 
+    /// The same words and next step once more, for a second place that tells them.
+    pub fn repeated(&self) -> Self {
+        Self { kind: self.kind, action: self.to_string(), hint: self.next_step().map(str::to_owned), source: None }
+    }
+
     pub fn usage(action: impl Into<String>) -> Self {
         Self::new(Kind::Usage, action)
     }

@@ -298,7 +298,7 @@ fn a_dry_run_stores_nothing() {
     let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--dry-run", "--json"]).run().succeeds();
     let item = &outcome.json()["items"][0];
     assert_eq!((&item["database"], &item["error"]), (&json!("shop"), &Value::Null));
-    assert!(item["freeBytes"].as_u64().unwrap() > 0);
+    assert!(item["repositories"][0]["freeBytes"].as_u64().unwrap() > 0);
     assert_eq!(tree(&workspace.repository()), before);
 }
 
@@ -334,7 +334,10 @@ fn one_json_document_however_it_ends() {
     let objects = dump.manifest["objects"].as_array().unwrap();
     let stored: u64 = objects.iter().map(|object| object["sizeBytes"].as_u64().unwrap()).sum();
     let repository = workspace.repository().display().to_string();
-    assert_eq!(item["repositories"], json!([{"name": repository, "status": "ok", "storedBytes": stored}]));
+    assert_eq!(
+        item["repositories"],
+        json!([{"name": repository, "status": "ok", "storedBytes": stored, "error": null}])
+    );
 
     // One of two.
     let args = ["dump", "-d", "nosuch", "-d", "shop", "--json"];
@@ -384,7 +387,7 @@ fn quiet_says_nothing_and_verbose_says_what_is_run() {
         "\"shop\": PostgreSQL 15.",
         "pg_dumpall --no-password --globals-only",
         "pg_dump --no-password --format=custom",
-        "INFO stored main/dumps/shop_",
+        "INFO stored shop_",
         " is a backup\n",
     ];
     let places =

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::stored::{ids, object, on_repository, shop_ids};
 use common::{Outcome, Stored, Workspace};
 use pgkeep::clock::{Clock as _, SystemClock};
-use pgkeep::command::{self, Context, Status, verify as verify_command};
+use pgkeep::command::{self, Context, Place, Status, verify as verify_command};
 use pgkeep::config::environment::Environment;
 use pgkeep::error::Kind;
 use pgkeep::interrupt::Interrupt;
@@ -277,7 +277,7 @@ async fn verify_here(
         patience: Patience::default(),
     };
     let options = verify_command::Options {
-        repository: workspace.repository().to_str().unwrap().to_owned(),
+        repositories: vec![Place::at(workspace.repository().to_str().unwrap()).unwrap()],
         instance: None,
         database: None,
         wanted: verify_command::Wanted::All,

@@ -39,9 +39,9 @@ pub struct Common {
     #[arg(long, short = '?', global = true, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
 
-    /// The repository: a directory path that contains a `/`
+    /// A repository: a directory path that contains a `/`; give it several times to name several
     #[arg(long, global = true, value_name = "ADDRESS", value_hint = clap::ValueHint::DirPath)]
-    pub repo: Option<String>,
+    pub repo: Vec<String>,
 
     /// The instance (one PostgreSQL cluster in our care) that is meant
     #[arg(long, global = true, value_name = "NAME")]
@@ -152,9 +152,9 @@ pub struct DumpArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
-    /// What must be proven before the backup counts
-    #[arg(long, value_name = "LEVEL", default_value = "read-back")]
-    pub check: CheckLevel,
+    /// What must be proven before the backup counts (default: read-back in a directory, decode elsewhere)
+    #[arg(long, value_name = "LEVEL")]
+    pub check: Option<CheckLevel>,
 
     /// Leave out roles, memberships and tablespaces
     #[arg(long)]

@@ -16,8 +16,8 @@ use pgkeep::repo::InstanceName;
 
 use super::arguments::{Common, ConnectionArgs};
 use super::output::harmless;
-use pgkeep::command::Context;
 use pgkeep::command::finding::Finding;
+use pgkeep::command::{Context, Place};
 
 pub use check::check;
 pub use dump::dump;
@@ -28,10 +28,26 @@ pub use verify::verify;
 /// More threads than this only take memory: reading and hashing bound the rest.
 const MOST_THREADS: usize = 8;
 
-fn repository(common: &Common) -> Result<String> {
-    common.repo.clone().ok_or_else(|| {
-        Error::new(Kind::Usage, "no repository is named").hint("name a directory, such as --repo /backups")
-    })
+/// The repositories that a command needs.
+fn repositories(common: &Common) -> Result<Vec<Place>> {
+    let places = named_repositories(common)?;
+    if places.is_empty() {
+        return Err(Error::usage("no repository is named").hint("name a directory, such as --repo /backups"));
+    }
+    Ok(places)
+}
+
+/// The repositories that are named, each once.
+fn named_repositories(common: &Common) -> Result<Vec<Place>> {
+    let mut places: Vec<Place> = Vec::new();
+    for typed in &common.repo {
+        let place = Place::at(typed)?;
+        if places.iter().any(|other| other.address == place.address) {
+            return Err(Error::usage(format!("repository {} is named twice", place.name)).hint("name it once"));
+        }
+        places.push(place);
+    }
+    Ok(places)
 }
 
 /// The instance that a writing verb works on.

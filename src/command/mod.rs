@@ -5,6 +5,7 @@ pub mod check;
 pub mod databases;
 pub mod dump;
 pub mod finding;
+mod place;
 pub mod report;
 pub mod restore;
 mod stage;
@@ -17,11 +18,14 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::environment::Environment;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind};
 use crate::interrupt::Interrupt;
 use crate::progress::Monitor;
 use crate::repo::{Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome, StateDirectory};
-use crate::storage::{Access, Address, Fault, Missing, Patience};
+
+use crate::storage::{Access, Patience};
+pub use place::Place;
+use place::only;
 
 /// What every verb is given by its caller.
 #[derive(Clone, Debug)]
@@ -48,34 +52,6 @@ impl Context {
     pub fn scratch(&self) -> PathBuf {
         self.environment.get_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or("/tmp".into(), PathBuf::from)
     }
-}
-
-/// The repository at `address`, for a command that reads it.
-pub async fn open(context: &Context, address: &str) -> Result<Repository> {
-    let address = Address::parse(address)?;
-    match address.open(&context.access(), Missing::Refuse).await {
-        Ok(storage) => Repository::open(storage, &context.state).await,
-        // Nothing is there. Whether a disk is not mounted or a name mistyped depends on our having stored there before.
-        Err(error) if error.fault == Fault::NotFound => Err(Repository::absent(&address.to_string(), &context.state)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The repository at `address`, for a command that stores something: the first one creates it.
-pub async fn open_or_create(context: &Context, address: &str) -> Result<Repository> {
-    let address = Address::parse(address)?;
-    let storage = match address.open(&context.access(), Missing::Refuse).await {
-        Err(error) if error.fault == Fault::NotFound => {
-            // Where this host has stored before, a disk is not mounted: what would be made is on another one.
-            let absent = Repository::absent(&address.to_string(), &context.state);
-            if absent.kind != Kind::NoSuchBackup {
-                return Err(absent);
-            }
-            address.open(&context.access(), Missing::CreateLast).await
-        }
-        opened => opened,
-    }?;
-    Repository::open_or_create(storage, &context.state).await
 }
 
 /// Removes what writers that are gone left unfinished, wherever a dump writes. It takes space and nothing else, so a
@@ -112,12 +88,13 @@ pub enum Status {
 }
 
 /// What became of an item in one repository.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Copy {
     pub name: String,
     pub status: Status,
     pub stored_bytes: Option<u64>,
+    pub error: Option<Error>,
 }
 
 /// What a command did: its items, what its user should know, and the error that decides the exit code.
@@ -159,11 +136,7 @@ fn overall<I: Item>(items: &[I]) -> Option<Error> {
         None => Kind::Unexpected,
     };
     if let ([_], [(_, only)]) = (items, failed.as_slice()) {
-        let error = Error::new(only.kind, only.to_string());
-        return Some(match only.next_step() {
-            Some(hint) => error.hint(hint),
-            None => error,
-        });
+        return Some(only.repeated());
     }
     let told = failed.iter().take(TOLD).map(|(name, error)| format!("{name}: {error}"));
     let mut told: Vec<String> = told.collect();

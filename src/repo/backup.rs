@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Timelike as _;
+use futures_util::future::join_all;
 
 use super::document;
 use super::intent::{Claim, Intent};
@@ -44,15 +45,35 @@ impl BackupWriter {
         host: &str,
         clock: &dyn Clock,
     ) -> Result<Self> {
+        let mut begun = Self::begin_in(&[(repository, lock)], database, host, clock).await?;
+        begun.pop().unwrap_or_else(|| Err(Error::new(Kind::Unexpected, "claim a name in no repository")))
+    }
+
+    /// As [`BackupWriter::begin`], for a backup that is stored in several places under one name, which has to be free
+    /// in all of them. The answers are in the order of the places; one that fails does not hold up the others.
+    pub async fn begin_in(
+        places: &[(&Repository, &Lock)],
+        database: &str,
+        host: &str,
+        clock: &dyn Clock,
+    ) -> Result<Vec<Result<Self>>> {
         for _ in 0..CLAIMS {
             let now = clock.now();
             let stem = DumpStem::new(database, Stamp::of(now), host);
-            if let Some(writer) = Self::claim(repository, lock, stem, host, clock).await? {
-                return Ok(writer);
+            let claims =
+                places.iter().map(|(repository, lock)| Self::claim(repository, lock, stem.clone(), host, clock));
+            let claims = join_all(claims).await;
+            if !claims.iter().any(|claim| matches!(claim, Ok(None))) {
+                return Ok(claims.into_iter().filter_map(Result::transpose).collect());
+            }
+            for claimed in claims.into_iter().flatten().flatten() {
+                // Nothing was stored under it: its intent is all there is.
+                claimed.intent.finish().await?;
             }
             tokio::time::sleep(Duration::from_nanos(1_000_000_000 - u64::from(now.nanosecond() % 1_000_000_000))).await;
         }
-        let action = format!("find a free name for a dump of database {database:?} in {}", repository.address());
+        let named: Vec<&str> = places.iter().map(|(repository, _)| repository.name()).collect();
+        let action = format!("find a free name for a dump of database {database:?} in {}", named.join(" and "));
         Err(Error::new(Kind::Storage, action).because(format!("{CLAIMS} names in a row are taken")))
     }
 
@@ -70,13 +91,25 @@ impl BackupWriter {
         };
         let writer = Self { repository: repository.clone(), intent, stem };
         // After the claim, so that from here on every object of this name is ours, to be removed if we fail.
-        for role in ObjectRole::ALL {
-            if document::head_if_there(repository.storage(), &writer.key(role)).await?.is_some() {
-                writer.intent.finish().await?;
-                return Ok(None);
+        match writer.is_free().await {
+            Ok(true) => Ok(Some(writer)),
+            Ok(false) => writer.intent.finish().await.map(|()| None),
+            Err(error) => {
+                // The error tells what happened; an intent that stays dies with the lock.
+                let _ = writer.intent.finish().await;
+                Err(error)
             }
         }
-        Ok(Some(writer))
+    }
+
+    /// Whether no object of this name is there.
+    async fn is_free(&self) -> Result<bool> {
+        for role in ObjectRole::ALL {
+            if document::head_if_there(self.repository.storage(), &self.key(role)).await?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn id(&self) -> &BackupId {

@@ -30,6 +30,7 @@ pub struct Marker {
 pub struct Repository {
     storage: Arc<dyn Storage>,
     marker: Marker,
+    name: String,
 }
 
 impl Repository {
@@ -87,7 +88,7 @@ impl Repository {
                 Err(another_place(action, &path))
             }
             (None, Some((id, path))) => Err(no_marker(address, &id, &path)),
-            _ => Ok(marker.map(|marker| Self { storage: Arc::clone(storage), marker })),
+            _ => Ok(marker.map(|marker| Self { storage: Arc::clone(storage), marker, name: address.to_owned() })),
         }
     }
 
@@ -97,6 +98,16 @@ impl Repository {
 
     pub fn marker(&self) -> &Marker {
         &self.marker
+    }
+
+    /// The same repository, under the name that its user calls it by.
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
+    /// What its user calls it; its address where nothing else is known.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where it is, as a user would type it.

@@ -58,6 +58,11 @@ impl Address {
         Ok(Self::Local(std::path::absolute(&path).unwrap_or(path).components().collect()))
     }
 
+    /// Whether the bytes lie on a disk of this host, as far as its file system tells.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
     /// The same address, reached with keys from elsewhere than the usual places. A directory and what rclone reaches
     /// need none of ours: naming them there is a mistake of the configuration.
     pub fn with_credentials(self, credentials: Credentials) -> Result<Self> {

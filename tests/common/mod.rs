@@ -6,13 +6,16 @@
 pub mod cluster;
 pub mod dumps;
 pub mod equality;
+pub mod kept;
 pub mod pgkeep;
 pub mod shapes;
 pub mod stored;
+pub mod weed;
 
 pub use cluster::{Cluster, Options, PgVersion};
 pub use pgkeep::{Outcome, Workspace};
 pub use stored::Stored;
+pub use weed::{Bucket, Weed};
 
 /// A variable of the environment that steers tests.
 pub fn environment(name: &str) -> Option<std::ffi::OsString> {

@@ -29,7 +29,7 @@ pub async fn check(screen: &mut Screen, context: &Context, common: &Common, args
 fn options(context: &Context, common: &Common, args: CheckArgs) -> Result<Options> {
     Ok(Options {
         instance: super::instance(common)?,
-        repository: common.repo.clone(),
+        repositories: super::named_repositories(common)?,
         connection: super::flags(&args.connection),
         connect_retry: args.connection.connect_retry,
         clients: super::clients(context, &args.connection),

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use pgkeep::command::databases::Databases;
-use pgkeep::command::dump::{self, Check, Item, Options, Preview, WantedGlobals};
-use pgkeep::command::{Context, Outcome};
+use pgkeep::command::dump::{self, Check, Item, Options, Preview, PreviewedPlace, WantedGlobals};
+use pgkeep::command::{Context, Copy, Outcome};
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::{GlobalsIncluded, NewLineage};
 use pgkeep::stream::Compression;
@@ -45,16 +45,16 @@ pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args:
 fn options(context: &Context, common: &Common, args: &DumpArgs) -> Result<Options> {
     Ok(Options {
         instance: super::instance(common)?,
-        repository: super::repository(common)?,
+        repositories: super::repositories(common)?,
         connection: super::flags(&args.connection),
         connect_retry: args.connection.connect_retry,
         databases: if args.all { Databases::All } else { Databases::Named(args.dbname.clone()) },
         clients: super::clients(context, &args.connection),
         compression: Compression { level: args.compress, threads: super::threads(args.threads) },
-        check: match args.check {
+        check: args.check.map(|level| match level {
             CheckLevel::Decode => Check::Decode,
             CheckLevel::ReadBack => Check::ReadBack,
-        },
+        }),
         globals: if args.no_globals { WantedGlobals::LeaveOut } else { WantedGlobals::Include },
         lock_wait: args.lock_wait,
         lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
@@ -89,35 +89,52 @@ fn item_text(item: &Item) -> String {
         Some(GlobalsIncluded::WithoutPasswords) => "with roles, without passwords",
         _ => "without roles",
     };
-    format!(
+    let text = format!(
         "{id}\n  {} of archive, {} stored in {:.1} s; {proven}; {globals}",
         bytes(plain),
         bytes(stored),
         item.duration_seconds
-    )
+    );
+    if item.repositories.len() < 2 {
+        return text;
+    }
+    item.repositories.iter().fold(text, |text, copy| text + "\n" + &copy_text(copy))
+}
+
+fn copy_text(copy: &Copy) -> String {
+    match &copy.error {
+        None => format!("  in {}", harmless(&copy.name)),
+        Some(error) => format!("  not in {}: {}", harmless(&copy.name), harmless(&error.to_string())),
+    }
 }
 
 fn previews_text(outcome: &Outcome<Preview>) -> String {
     outcome.items.iter().map(preview_text).collect::<Vec<_>>().join("\n")
 }
 
+fn place_text(place: &PreviewedPlace) -> String {
+    let state = match (&place.error, place.exists, place.free_bytes) {
+        (Some(_), ..) => "it would be left out".to_owned(),
+        (None, false, _) => "it would be created".to_owned(),
+        (None, true, Some(free)) => format!("{} free", bytes(free)),
+        (None, true, None) => return place.name.clone(),
+    };
+    format!("{} ({state})", place.name)
+}
+
 fn preview_text(preview: &Preview) -> String {
-    if preview.error.is_some() {
+    if preview.server.is_empty() {
         return format!("{}: cannot be dumped", harmless(&preview.database));
     }
-    let free = match preview.free_bytes {
-        Some(free) => format!("{} free", bytes(free)),
-        None => "it would be created".to_owned(),
-    };
     let head = format!(
-        "would dump {} ({}, {} relations) of {}\nwith pg_dump {}\ninto {} ({free}), instance {}\n",
+        "would dump {} ({}, {} relations) of {}\nwith pg_dump {}\ninto instance {} of {}\n",
         harmless(&preview.database),
         bytes(preview.database_size_bytes),
         preview.relations,
         harmless(&preview.server),
         preview.client,
-        preview.repository,
         preview.instance,
+        preview.repositories.iter().map(place_text).collect::<Vec<_>>().join(" and "),
     );
     preview.steps.iter().fold(head, |text, step| text + "  " + &harmless(step) + "\n")
 }

@@ -50,7 +50,7 @@ fn options(common: &Common, args: &ReportArgs) -> Result<Options> {
         }
         Some(ReportView::Runs { .. }) | None => None,
     };
-    Ok(Options { repository: super::repository(common)?, instance: super::named_instance(common)?, database })
+    Ok(Options { repositories: super::repositories(common)?, instance: super::named_instance(common)?, database })
 }
 
 const NO_BACKUPS: &str = "there are no backups yet; the first one: pgkeep dump -d DATABASE --repo REPOSITORY";

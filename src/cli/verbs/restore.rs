@@ -26,7 +26,7 @@ pub async fn restore(screen: &mut Screen, context: &Context, common: &Common, ve
 
 fn source(common: &Common, args: &RestoreDumpArgs) -> Result<Source> {
     Ok(Source {
-        repository: super::repository(common)?,
+        repositories: super::repositories(common)?,
         instance: super::named_instance(common)?,
         which: Which::from(args.id.as_str()),
         database: args.dbname.clone(),

@@ -24,7 +24,7 @@ pub async fn verify(screen: &mut Screen, context: &Context, common: &Common, arg
 
 fn options(common: &Common, args: &VerifyArgs) -> Result<Options> {
     Ok(Options {
-        repository: super::repository(common)?,
+        repositories: super::repositories(common)?,
         instance: super::named_instance(common)?,
         database: args.dbname.clone(),
         wanted: match &args.id {

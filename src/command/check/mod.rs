@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 
 use super::databases::Databases;
 use super::finding::{Finding, error_of};
-use super::{Context, Outcome};
+use super::{Context, Outcome, Place, only};
 use crate::error::{Error, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
@@ -24,8 +24,8 @@ use crate::repo::{InstanceName, Kinship, Lineage, NewLineage, Repository, System
 #[derive(Clone, Debug)]
 pub struct Options {
     pub instance: InstanceName,
-    /// The address of the repository; `None`: only PostgreSQL is checked.
-    pub repository: Option<String>,
+    /// None: only PostgreSQL is checked.
+    pub repositories: Vec<Place>,
     pub connection: ConnectionFlags,
     pub connect_retry: Duration,
     /// Where nothing names a database, PostgreSQL is not checked.
@@ -36,7 +36,7 @@ pub struct Options {
 /// Looks at everything; fails only where there is nothing to look at, or when it is stopped.
 pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Finding>> {
     let meant = server::meant(context, options);
-    if options.repository.is_none() && matches!(meant, server::Meant::Nothing) {
+    if options.repositories.is_empty() && matches!(meant, server::Meant::Nothing) {
         return Err(Error::usage("neither a database nor a repository is named")
             .hint("name what is to be checked, such as pgkeep check -d shop --repo /backups"));
     }
@@ -48,11 +48,11 @@ pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Finding
 async fn look(context: &Context, options: &Options, meant: server::Meant) -> Result<Vec<Finding>> {
     let mut findings = tools::look(&options.clients).await;
     let mut opened = None;
-    match &options.repository {
-        Some(address) => opened = repository::look(context, options, address, &mut findings).await?,
-        None => findings.push(
+    match options.repositories.as_slice() {
+        [] => findings.push(
             Finding::warn("repository.skipped", "repository", "not checked: none is named").fix("name one with --repo"),
         ),
+        places => opened = repository::look(context, options, only(places)?, &mut findings).await,
     }
     for server in server::look(context, options, meant, &mut findings).await {
         if let (Some(repository), Some(seen)) = (&opened, server.system_identifier) {

@@ -3,35 +3,35 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::{Context, Options};
+use super::{Context, Options, Place};
 use crate::command::finding::Finding;
-use crate::error::{Kind, Result};
+use crate::error::Kind;
 use crate::process::shell_word;
 use crate::repo::{Catalogue, LockState, Repository, Verb, probe};
-use crate::storage::{Address, Fault, Missing};
+use crate::storage::{Fault, Missing};
 
-/// Looks at the repository, which is returned if there is one. An address that is none is an error.
+/// Looks at the repository, which is returned if there is one.
 pub async fn look(
     context: &Context,
     options: &Options,
-    address: &str,
+    place: &Place,
     findings: &mut Vec<Finding>,
-) -> Result<Option<Repository>> {
-    let place = Address::parse(address)?;
-    let storage = match place.open(&context.access(), Missing::Refuse).await {
+) -> Option<Repository> {
+    let address = place.name.as_str();
+    let storage = match place.address.open(&context.access(), Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
             // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.
-            let absent = Repository::absent(&place.to_string(), &context.state);
+            let absent = place.absent(context);
             findings.push(match absent.kind {
                 Kind::NoSuchBackup => would_be_created(address),
                 _ => Finding::of_error("repository.open", address, &absent),
             });
-            return Ok(None);
+            return None;
         }
         Err(error) => {
             findings.push(Finding::of_error("repository.open", address, &error.into()));
-            return Ok(None);
+            return None;
         }
     };
     findings.extend(modes(address));
@@ -42,15 +42,15 @@ pub async fn look(
             findings.extend(writable(&repository).await);
             findings.extend(space(&repository, options).await);
             findings.extend(locks(context, &repository, options));
-            Ok(Some(repository))
+            Some(repository)
         }
         Err(error) if error.kind == Kind::NoSuchBackup => {
             findings.push(no_marker(address));
-            Ok(None)
+            None
         }
         Err(error) => {
             findings.push(Finding::of_error("repository.open", address, &error));
-            Ok(None)
+            None
         }
     }
 }

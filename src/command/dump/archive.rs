@@ -3,17 +3,20 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use super::copies::Copies;
+use super::fan::Fan;
 use super::source::{Snapshot, Source};
-use super::{Context, Options};
+use super::{Context, Options, Stage};
+use crate::command::stage::{At as _, Failed};
 use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::pg::archive::Archive;
 use crate::process::{Program, shell_word};
 use crate::progress::Unit;
+use crate::repo::ObjectRole;
 use crate::repo::archive::ArchiveWatcher;
-use crate::repo::{BackupWriter, ObjectRole};
-use crate::storage::ObjectWriter;
+use crate::storage::ObjectMeta;
 use crate::stream::{Compressed, Compressor, compress};
 
 /// An archive that is stored under its final name; the manifest is still to come.
@@ -37,37 +40,38 @@ pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Resul
     Ok(program.arg(format!("--snapshot={}", snapshot.name)).arg(format!("--dbname={}", source.dbname_argument())))
 }
 
-/// Stores the archive. On any failure the child is ended and nothing stands under the archive's name.
+/// Stores the archive in every copy. A copy whose store fails is given up; on any other failure the child is ended, and
+/// nothing stands under the archive's name anywhere.
 pub async fn store(
     context: &Context,
     options: &Options,
     source: &Source,
     snapshot: &Snapshot,
-    backup: &BackupWriter,
-) -> Result<StoredArchive> {
-    let program = command(options, source, snapshot)?;
+    copies: &mut Copies<'_>,
+) -> Result<StoredArchive, Failed<Stage>> {
+    let program = command(options, source, snapshot).at(Stage::Archive)?;
     tracing::info!("{}", program.command_line());
     let task = context.monitor.task(source.database(), Unit::Bytes, Some(expected_bytes(snapshot)));
-    let path = source.clients.program("pg_dump")?;
-    let (child, stdout) = program.spawn_piped()?;
+    let path = source.clients.program("pg_dump").at(Stage::Archive)?;
+    let (child, stdout) = program.spawn_piped().at(Stage::Archive)?;
     let compressor = compress(stdout, options.compression, ArchiveWatcher::new(task.clone()), task);
-    let mut writer = match backup.writer(ObjectRole::Archive, Some(expected_bytes(snapshot))).await {
-        Ok(writer) => writer,
-        Err(error) => {
-            child.terminate().await;
-            return Err(error);
-        }
-    };
+    let mut fan = Fan::open(copies, ObjectRole::Archive, expected_bytes(snapshot)).await;
     let compressed = match compressor {
-        Ok(compressor) => pump(&context.interrupt, compressor, &mut *writer).await,
+        Ok(compressor) => pump(&context.interrupt, compressor, &mut fan).await,
         Err(error) => Err(error),
     };
     let compressed = match compressed {
-        Ok(compressed) => compressed,
+        Ok(Some(compressed)) => compressed,
+        Ok(None) => {
+            child.terminate().await;
+            let closed = fan.abort().await.into_iter().map(|error| error.map_or(Ok(()), Err)).collect();
+            copies.keep(Stage::Archive, closed).await?;
+            return Err(Error::new(Kind::Unexpected, "store an archive that nothing took")).at(Stage::Archive);
+        }
         Err(error) => {
-            writer.abort().await;
+            fan.abort().await;
             let words = child.terminate().await;
-            return Err(with_words(error, &words));
+            return Err(with_words(error, &words)).at(Stage::Archive);
         }
     };
     let finished = async {
@@ -81,29 +85,39 @@ pub async fn store(
     let (archive, warnings) = match finished.await {
         Ok(finished) => finished,
         Err(error) => {
-            writer.abort().await;
-            return Err(error);
+            fan.abort().await;
+            return Err(error).at(Stage::Archive);
         }
     };
     let (plain, stored) = (compressed.plain, compressed.stored);
-    let meta = writer.finish().await?;
-    if meta.size_bytes != stored.size_bytes {
-        let cause = format!("{} bytes were sent, the store has {}", stored.size_bytes, meta.size_bytes);
-        return Err(Error::new(Kind::Verification, format!("confirm {}", meta.key)).because(cause));
-    }
-    tracing::info!("stored {}: {} bytes of archive in {}", meta.key, plain.size_bytes, meta.size_bytes);
+    let confirmed = fan.finish().await.into_iter().map(|meta| confirm(&meta?, stored)).collect();
+    copies.keep(Stage::Archive, confirmed).await?;
+    let name = copies.stem().file_name(ObjectRole::Archive);
+    tracing::info!("stored {name}: {} bytes of archive in {}", plain.size_bytes, stored.size_bytes);
     Ok(StoredArchive { archive, plain, stored, program: path, warnings })
 }
 
+/// Frame by frame to the end of the stream; `None` if nobody takes it any more.
 async fn pump(
     interrupt: &Interrupt,
     mut compressor: Compressor<ArchiveWatcher>,
-    writer: &mut dyn ObjectWriter,
-) -> Result<Compressed<ArchiveWatcher>> {
-    while let Some(frame) = interrupt.guard(compressor.next()).await? {
-        interrupt.guard(async { Ok(writer.write(frame).await?) }).await?;
+    fan: &mut Fan,
+) -> Result<Option<Compressed<ArchiveWatcher>>> {
+    while fan.is_open() {
+        let Some(frame) = interrupt.guard(compressor.next()).await? else {
+            return interrupt.guard(compressor.finish()).await.map(Some);
+        };
+        interrupt.guard(async { Ok(fan.write(&frame).await) }).await?;
     }
-    interrupt.guard(compressor.finish()).await
+    Ok(None)
+}
+
+fn confirm(meta: &ObjectMeta, stored: Fingerprint) -> Result<()> {
+    if meta.size_bytes == stored.size_bytes {
+        return Ok(());
+    }
+    let cause = format!("{} bytes were sent, the store has {}", stored.size_bytes, meta.size_bytes);
+    Err(Error::new(Kind::Verification, format!("confirm {}", meta.key)).because(cause))
 }
 
 /// What pg_dump said explains an archive that makes no sense better than the archive does.

@@ -6,6 +6,9 @@
 //! rest.
 
 mod archive;
+mod copies;
+mod destination;
+mod fan;
 mod globals;
 mod plan;
 mod source;
@@ -16,47 +19,40 @@ use serde::Serialize;
 
 use super::databases::Databases;
 use super::stage::{At as _, Failed};
-use super::{Context, Copy, Outcome, Status};
+use super::{Context, Copy, Outcome, Place, Status};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
 use crate::repo::archive::{expect, fingerprint, object_key, read_archive};
 use crate::repo::{
-    BackupId, BackupWriter, Checks, Client, Counts, DumpDetails, DumpManifest, DumpStem, Globals, GlobalsIncluded,
-    InstanceName, Kinship, Lineage, Lock, NewLineage, ObjectRole, Repository, Run, RunItem, RunOutcome, RunStatus,
-    ServerVersion, Source, StoredObject, Verb, remove_leftovers,
+    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Globals, GlobalsIncluded, InstanceName, Kinship,
+    Lineage, NewLineage, ObjectRole, RunItem, RunOutcome, RunStatus, ServerVersion, Source, StoredObject,
 };
 use crate::stream::Compression;
+use copies::{Copies, GivenUp, Making};
+use destination::{Destination, Destinations};
 
-pub use plan::{Plan, PlannedItem, Preview, plan, preview};
+pub use super::place::Check;
+pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
 
 /// What to dump, whence and whereto.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub instance: InstanceName,
-    /// The address of the repository.
-    pub repository: String,
+    pub repositories: Vec<Place>,
     /// Flags of the connection; its database is chosen by `databases`.
     pub connection: ConnectionFlags,
     pub connect_retry: Duration,
     pub databases: Databases,
     pub clients: Search,
     pub compression: Compression,
-    pub check: Check,
+    /// `None`: each repository its own.
+    pub check: Option<Check>,
     pub globals: WantedGlobals,
     /// How long `pg_dump` waits for a table that others have locked.
     pub lock_wait: Duration,
     pub lineage: NewLineage,
-}
-
-/// What must be proven before the manifest is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// Every compressed block was decoded again and compared before it was stored.
-    Decode,
-    /// And the stored archive was read again and decoded to its end.
-    ReadBack,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,29 +122,16 @@ impl super::Item for Item {
 
 /// Dumps what the plan names.
 pub async fn execute(context: &Context, options: &Options, plan: Plan) -> Result<Outcome<Item>> {
-    let repository = super::open_or_create(context, &options.repository).await?;
-    let now = context.clock.now();
-    let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
-    let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
-    tidy(context, &repository, &lock).await;
-
-    let dumper = Dumper { context, options, repository: &repository, lock: &lock };
+    let destinations = Destinations::open(context, options).await?;
+    let mut dumper = Dumper { context, options, destinations };
     let mut items = Vec::new();
     for planned in plan.items {
         items.push(dumper.dump(planned).await);
     }
     let mut outcome = Outcome::of(items, plan.warnings);
-    super::finish_run(context, run, record(&outcome), &mut outcome.warnings).await;
+    let record = record(&outcome);
+    dumper.destinations.finish(context, &record, &mut outcome.warnings).await;
     Ok(outcome)
-}
-
-/// Removes what runs that were killed left behind. It takes space and nothing else, so a failure only is noted.
-async fn tidy(context: &Context, repository: &Repository, lock: &Lock) {
-    match remove_leftovers(repository, lock, &context.host).await {
-        Ok(removed) => removed.iter().for_each(|id| tracing::info!("removed what a killed run had stored of {id}")),
-        Err(error) => tracing::warn!("{error}"),
-    }
-    super::sweep_unfinished(repository, lock.instance()).await;
 }
 
 /// Records a run that ended before it knew its databases, so that a night on which the server was down does not look
@@ -158,12 +141,12 @@ pub async fn record_unplanned(context: &Context, options: &Options, error: &Erro
         return;
     }
     let record = async {
-        let repository = super::open_or_create(context, &options.repository).await?;
-        let now = context.clock.now();
-        let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
-        let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
+        let destinations = Destinations::open(context, options).await?;
         let outcome = RunOutcome::failed(Stage::Connect.as_str(), error, Vec::new());
-        run.finish(outcome, context.clock.now()).await
+        let mut unrecorded = Vec::new();
+        destinations.finish(context, &outcome, &mut unrecorded).await;
+        unrecorded.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok::<_, Error>(())
     };
     if let Err(unrecorded) = record.await {
         tracing::warn!("this run could not be recorded: {unrecorded}");
@@ -183,7 +166,11 @@ fn run_item(item: &Item) -> RunItem {
     RunItem {
         id: item.id.clone(),
         database: Some(item.database.clone()),
-        status: if item.error.is_none() { RunStatus::Succeeded } else { RunStatus::Failed },
+        status: match item.status {
+            Status::Ok => RunStatus::Succeeded,
+            Status::Partial => RunStatus::Partial,
+            Status::Failed | Status::NotVerified => RunStatus::Failed,
+        },
         stage: item.stage.map(str::to_owned),
         exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
         error: item.error.as_ref().map(Error::to_string),
@@ -196,18 +183,31 @@ fn run_item(item: &Item) -> RunItem {
 struct Dumper<'a> {
     context: &'a Context,
     options: &'a Options,
-    repository: &'a Repository,
-    lock: &'a Lock,
+    destinations: Destinations,
+}
+
+/// A database that was dumped.
+struct Dumped {
+    manifest: DumpManifest,
+    /// Where it is a backup now, with the bytes stored there.
+    stored_in: Vec<(String, u64)>,
+    given_up: Vec<GivenUp>,
+}
+
+/// What a copy is made of, but for its manifest.
+struct Contents {
+    manifest: DumpManifest,
+    /// Repositories whose stored archive was read again.
+    read_back: Vec<String>,
 }
 
 impl Dumper<'_> {
-    async fn dump(&self, planned: PlannedItem) -> Item {
+    async fn dump(&mut self, planned: PlannedItem) -> Item {
         let started = Instant::now();
         let database = planned.name.clone();
         let mut warnings = Vec::new();
         let done = self.dump_database(&planned, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
-        let copy = |status, stored_bytes| Copy { name: self.repository.address().to_owned(), status, stored_bytes };
         let item = Item {
             // What failed is not a backup and has no id that anything could be done with.
             id: None,
@@ -224,28 +224,53 @@ impl Dumper<'_> {
             error: None,
         };
         match done {
-            Ok(manifest) => Item {
-                id: Some(manifest.id.clone()),
-                database: manifest.database.clone(),
-                plain_bytes: Some(manifest.plain.size_bytes),
-                globals: Some(manifest.globals.included),
-                checks: Some(manifest.checks),
-                repositories: vec![copy(Status::Ok, Some(manifest.stored_bytes()))],
-                ..item
-            },
+            Ok(dumped) => self.dumped(item, dumped),
             Err(Failed { stage, error }) => Item {
                 status: Status::Failed,
                 stage: Some(stage.as_str()),
-                repositories: vec![copy(Status::Failed, None)],
+                repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
                 error: Some(in_stage(&item.database, stage, error)),
                 ..item
             },
         }
     }
 
+    /// The database is backed up, in every repository or in some.
+    fn dumped(&mut self, item: Item, dumped: Dumped) -> Item {
+        let Dumped { manifest, stored_in, given_up } = dumped;
+        let stored = stored_in.iter().map(|(name, stored_bytes)| Copy {
+            name: name.clone(),
+            status: Status::Ok,
+            stored_bytes: Some(*stored_bytes),
+            error: None,
+        });
+        let mut repositories: Vec<Copy> = stored.collect();
+        let stage = given_up.first().map(|lost| lost.stage.as_str());
+        repositories.extend(self.destinations.dropped().map(|(name, error)| not_stored(name, Some(error.repeated()))));
+        for GivenUp { repository, stage, error } in given_up {
+            self.destinations.leave_out(&repository, &error);
+            repositories.push(not_stored(&repository, Some(in_stage(&item.database, stage, error))));
+        }
+        let place = |copy: &Copy| self.options.repositories.iter().position(|place| place.name == copy.name);
+        repositories.sort_by_key(place);
+        let error = partial(&item.database, &repositories);
+        Item {
+            id: Some(manifest.id.clone()),
+            database: manifest.database.clone(),
+            status: if error.is_some() { Status::Partial } else { Status::Ok },
+            stage,
+            plain_bytes: Some(manifest.plain.size_bytes),
+            globals: Some(manifest.globals.included),
+            checks: Some(manifest.checks),
+            repositories,
+            error,
+            ..item
+        }
+    }
+
     /// Refuses a cluster that is not this instance's. Returns the lineage if it is a new one, and the warning that says
     /// so.
-    async fn judge_lineage(&self, source: &source::Source) -> Result<(Option<Lineage>, Option<String>)> {
+    async fn judge_lineage(&mut self, source: &source::Source) -> Result<(Option<Lineage>, Option<String>)> {
         let instance = &self.options.instance;
         // A role that may not read the identifier can still dump; its backups tell no lineage.
         let Some(seen) = source.system_identifier() else {
@@ -255,7 +280,7 @@ impl Dumper<'_> {
             );
             return Ok((None, Some(warning)));
         };
-        let known = Lineage::all(self.repository, instance).await?;
+        let known = self.destinations.lineages(self.options).await?;
         let lineage = Lineage {
             format: Lineage::FORMAT,
             system_identifier: seen,
@@ -266,7 +291,7 @@ impl Dumper<'_> {
         };
         let major = lineage.major_version;
         let warning = match lineage.judge(instance, &known, self.options.lineage)? {
-            Kinship::Known => return Ok((None, None)),
+            Kinship::Known => None,
             Kinship::First if known.is_empty() => None,
             Kinship::First => Some(format!("a new lineage begins in instance {instance}: system identifier {seen}")),
             Kinship::Upgrade { from } => Some(format!(
@@ -274,52 +299,65 @@ impl Dumper<'_> {
                 from.major_version
             )),
         };
-        Ok((Some(lineage), warning))
-    }
-
-    /// Before the manifest: a backup whose cluster is not among the lineages would be a stranger to the next one.
-    async fn begin_lineage(&self, lineage: Option<Lineage>, first_backup: &BackupId) -> Result<()> {
-        let Some(lineage) = lineage else { return Ok(()) };
-        let lineage = Lineage { first_backup: Some(first_backup.clone()), ..lineage };
-        lineage.store(self.repository, &self.options.instance).await
+        // Where it is known already it stays as it is; a repository that came later has yet to hear of it.
+        let first = known.into_iter().find(|known| known.system_identifier == seen);
+        Ok((Some(first.unwrap_or(lineage)), warning))
     }
 
     async fn dump_database(
-        &self,
+        &mut self,
         planned: &PlannedItem,
         warnings: &mut Vec<String>,
-    ) -> Result<DumpManifest, Failed<Stage>> {
+    ) -> Result<Dumped, Failed<Stage>> {
         let interrupt = &self.context.interrupt;
         let source = interrupt.guard(source::Source::connect(self.context, self.options, planned)).await;
         let source = source.at(Stage::Connect)?;
         warnings.extend(source.warnings.iter().cloned());
         tracing::info!("{:?}: {}, by clients {}", source.database(), source.describe_server(), source.clients.version);
-        let (new_lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
+        let (lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
         warnings.extend(warning);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
         let globals = globals::take(interrupt, &source, self.options.globals).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());
 
-        let clock = &*self.context.clock;
-        let begin = BackupWriter::begin(self.repository, self.lock, source.database(), &self.context.host, clock);
-        let backup = interrupt.guard(begin).await.at(Stage::Claim)?;
-        let stored = match self.store(&source, snapshot, globals, &backup, warnings).await {
-            Ok(manifest) => self.begin_lineage(new_lineage, backup.id()).await.at(Stage::Commit).map(|()| manifest),
-            Err(failed) => Err(failed),
+        let mut copies = Copies::begin(self.context, &self.destinations, source.database()).await?;
+        let stored = async {
+            let contents = self.store(&source, snapshot, globals, &mut copies, warnings).await?;
+            self.begin_lineage(lineage, &mut copies).await?;
+            Ok(contents)
         };
-        match stored {
-            Ok(manifest) => {
-                backup.commit(&manifest).await.at(Stage::Commit)?;
-                tracing::info!("{} is a backup", manifest.id);
-                Ok(manifest)
-            }
+        let Contents { manifest, read_back } = match stored.await {
+            Ok(contents) => contents,
             Err(failed) => {
-                if let Err(left) = backup.abandon().await {
-                    tracing::warn!("objects of {} could not be removed; the next prune does it: {left}", backup.id());
-                }
-                Err(failed)
+                copies.abandon().await;
+                return Err(failed);
             }
-        }
+        };
+        let manifest_in = |destination: &Destination| {
+            let mut manifest = manifest.clone();
+            manifest.checks.read_back = read_back.iter().any(|name| name == destination.repository.name());
+            manifest
+        };
+        let (committed, given_up) = copies.commit(manifest_in).await?;
+        tracing::info!("{} is a backup", manifest.id);
+        let stored_in = committed
+            .iter()
+            .map(|(destination, manifest)| (destination.repository.name().to_owned(), manifest.stored_bytes()));
+        let stored_in = stored_in.collect();
+        // What is told is what holds in every one of them.
+        let read_back = committed.iter().all(|(_, manifest)| manifest.checks.read_back);
+        let manifest = DumpManifest { checks: Checks { read_back, ..manifest.checks }, ..manifest };
+        Ok(Dumped { manifest, stored_in, given_up })
+    }
+
+    /// Before the manifest: a backup whose cluster is not among the lineages would be a stranger to the next one.
+    async fn begin_lineage(&self, lineage: Option<Lineage>, copies: &mut Copies<'_>) -> Result<(), Failed<Stage>> {
+        let Some(lineage) = lineage else { return Ok(()) };
+        let first_backup = lineage.first_backup.clone().or_else(|| Some(copies.id()));
+        let lineage = Lineage { first_backup, ..lineage };
+        let instance = &self.options.instance;
+        let store = async |making: &Making<'_>| lineage.store(&making.destination.repository, instance).await;
+        copies.each(Stage::Commit, store).await.map(drop)
     }
 
     /// Stores everything but the manifest, which it returns.
@@ -328,27 +366,29 @@ impl Dumper<'_> {
         source: &source::Source,
         snapshot: source::Snapshot,
         globals: globals::Globals,
-        backup: &BackupWriter,
+        copies: &mut Copies<'_>,
         warnings: &mut Vec<String>,
-    ) -> Result<DumpManifest, Failed<Stage>> {
+    ) -> Result<Contents, Failed<Stage>> {
         let started = Instant::now();
-        let started_at = backup.stem().started_at().time();
-        let stored = archive::store(self.context, self.options, source, &snapshot, backup).await.at(Stage::Archive)?;
+        let started_at = copies.stem().started_at().time();
+        let stored = archive::store(self.context, self.options, source, &snapshot, copies).await?;
         warnings.extend(stored.warnings.iter().cloned());
 
         let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
-        let mut objects = vec![StoredObject::new(backup.stem(), ObjectRole::Archive, stored.stored)];
-        objects.push(backup.put(ObjectRole::Checksum, checksum_line(&objects[0])).await.at(Stage::Commit)?);
-        if let Some(body) = globals.compressed {
-            objects.push(backup.put(ObjectRole::Globals, body).await.at(Stage::Commit)?);
+        let archive = StoredObject::new(copies.stem(), ObjectRole::Archive, stored.stored);
+        let mut small = vec![(ObjectRole::Checksum, checksum_line(&archive))];
+        small.extend(globals.compressed.map(|body| (ObjectRole::Globals, body)));
+        small.push((ObjectRole::Details, details.to_stored().at(Stage::Commit)?));
+        let mut objects = vec![archive];
+        for (role, body) in small {
+            let put = async |making: &Making<'_>| making.backup.put(role, body.clone()).await;
+            objects.extend(copies.each(Stage::Commit, put).await?.into_iter().next());
         }
-        let body = details.to_stored().at(Stage::Commit)?;
-        objects.push(backup.put(ObjectRole::Details, body).await.at(Stage::Commit)?);
         let mut manifest = DumpManifest {
             format: DumpManifest::FORMAT,
             kind: crate::repo::BackupKind::Dump,
-            id: backup.id().clone(),
-            instance: backup.instance().clone(),
+            id: copies.id(),
+            instance: self.options.instance.clone(),
             database: source.database().to_owned(),
             system_identifier: source.system_identifier(),
             server: ServerVersion {
@@ -375,30 +415,55 @@ impl Dumper<'_> {
             database_size_bytes: Some(details.description.database.size_bytes),
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        if self.options.check == Check::ReadBack {
-            self.read_back(backup.stem(), &manifest).await.at(Stage::ReadBack)?;
-            manifest.checks.read_back = true;
-        }
+        let read_back = copies.each(Stage::ReadBack, async |making| self.read_back(making, &manifest).await).await?;
         manifest.finished_at = self.context.clock.now();
         manifest.duration_seconds = started.elapsed().as_secs_f64();
-        Ok(manifest)
+        Ok(Contents { manifest, read_back: read_back.into_iter().flatten().collect() })
     }
 
-    /// Reads the stored archive as a restore would, and every object beside it.
-    async fn read_back(&self, stem: &DumpStem, manifest: &DumpManifest) -> Result<()> {
+    /// Reads the stored archive as a restore would, and every object beside it, where that is wanted; then it is the
+    /// name of the repository.
+    async fn read_back(&self, making: &Making<'_>, manifest: &DumpManifest) -> Result<Option<String>> {
+        let Making { destination, backup } = making;
+        if destination.check == Check::Decode {
+            return Ok(None);
+        }
+        let (repository, stem) = (&destination.repository, backup.stem());
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.compression.threads;
         let read = async {
-            read_archive(self.repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
             for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
                 let key = object_key(&manifest.instance, stem, object.role);
-                let reader = self.repository.storage().read(&key, None).await?;
+                let reader = repository.storage().read(&key, None).await?;
                 expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, &*task).await?)?;
             }
-            Ok(())
+            Ok(Some(repository.name().to_owned()))
         };
         self.context.interrupt.guard(read).await
     }
+}
+
+fn not_stored(name: &str, error: Option<Error>) -> Copy {
+    Copy { name: name.to_owned(), status: Status::Failed, stored_bytes: None, error }
+}
+
+/// What is wrong with a backup that some of the repositories do not hold.
+fn partial(database: &str, repositories: &[Copy]) -> Option<Error> {
+    let missing: Vec<(&Copy, &Error)> = repositories.iter().filter_map(|c| Some((c, c.error.as_ref()?))).collect();
+    let (_, first) = missing.first()?;
+    let told: Vec<String> = missing.iter().map(|(copy, error)| format!("{}: {error}", copy.name)).collect();
+    let sentence = format!(
+        "database {database:?} is stored in {} of {} repositories ({})",
+        repositories.len() - missing.len(),
+        repositories.len(),
+        told.join("; ")
+    );
+    let error = Error::new(Kind::Partial, sentence);
+    Some(match first.next_step() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
 }
 
 fn in_stage(database: &str, stage: Stage, error: Error) -> Error {

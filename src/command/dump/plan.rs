@@ -1,14 +1,16 @@
 //! Which databases are meant, and what dumping them would do.
 
+use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::source::Source;
 use super::{Check, Context, Options, WantedGlobals};
+use crate::command::Place;
 use crate::command::databases::{self, Databases};
 use crate::config::environment::Environment;
 use crate::error::{Error, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
-use crate::storage::{Address, Fault, Missing};
+use crate::storage::{Fault, Missing};
 
 /// What will be dumped.
 #[derive(Debug)]
@@ -91,10 +93,20 @@ pub struct Preview {
     pub client: String,
     pub database_size_bytes: u64,
     pub relations: usize,
-    pub repository: String,
-    /// `None` where it does not exist yet.
-    pub free_bytes: Option<u64>,
+    pub repositories: Vec<PreviewedPlace>,
     pub steps: Vec<String>,
+    pub error: Option<Error>,
+}
+
+/// A repository that would be stored in.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviewedPlace {
+    pub name: String,
+    pub exists: bool,
+    /// `None` where the store cannot say.
+    pub free_bytes: Option<u64>,
+    /// Why it would be left out.
     pub error: Option<Error>,
 }
 
@@ -120,8 +132,7 @@ pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<P
             client: String::new(),
             database_size_bytes: 0,
             relations: 0,
-            repository: options.repository.clone(),
-            free_bytes: None,
+            repositories: Vec::new(),
             steps: Vec::new(),
             error: Some(error),
         }));
@@ -132,15 +143,17 @@ pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<P
 async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem) -> Result<Preview> {
     let source = Source::connect(context, options, planned).await?;
     let snapshot = source.snapshot().await?;
-    let free_bytes = free_bytes(context, &options.repository).await?;
+    let repositories = join_all(options.repositories.iter().map(|place| previewed(context, place))).await;
     let mut steps = vec![super::archive::command(options, &source, &snapshot)?.command_line()];
     if options.globals == WantedGlobals::Include {
         steps.push(super::globals::command(&source, super::globals::Passwords::Include)?.command_line());
     }
     let level = options.compression.level;
     steps.push(format!("compress with zstd:{level} on {} threads, decode and compare", options.compression.threads));
-    if options.check == Check::ReadBack {
-        steps.push("read the stored archive again and decode it to its end".to_owned());
+    for place in &options.repositories {
+        if options.check.unwrap_or(place.default_check()) == Check::ReadBack {
+            steps.push(format!("read the stored archive again and decode it to its end ({})", place.name));
+        }
     }
     Ok(Preview {
         instance: options.instance.to_string(),
@@ -149,18 +162,23 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
         client: source.clients.version.text.clone(),
         database_size_bytes: snapshot.description.database.size_bytes,
         relations: snapshot.description.relations.len(),
-        repository: options.repository.clone(),
-        free_bytes,
+        error: left_out(&repositories),
+        repositories,
         steps,
-        error: None,
     })
 }
 
-/// A repository that does not exist yet has no free space to tell.
-async fn free_bytes(context: &Context, address: &str) -> Result<Option<u64>> {
-    match Address::parse(address)?.open(&context.access(), Missing::Refuse).await {
-        Ok(storage) => Ok(storage.free_bytes().await?),
-        Err(error) if error.fault == Fault::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
+/// The error of the first repository that would be left out.
+fn left_out(places: &[PreviewedPlace]) -> Option<Error> {
+    places.iter().find_map(|place| place.error.as_ref()).map(Error::repeated)
+}
+
+async fn previewed(context: &Context, place: &Place) -> PreviewedPlace {
+    let seen = PreviewedPlace { name: place.name.clone(), exists: true, free_bytes: None, error: None };
+    let free_bytes = async { place.address.open(&context.access(), Missing::Refuse).await?.free_bytes().await };
+    match free_bytes.await {
+        Ok(free_bytes) => PreviewedPlace { free_bytes, ..seen },
+        Err(error) if error.fault == Fault::NotFound => PreviewedPlace { exists: false, ..seen },
+        Err(error) => PreviewedPlace { error: Some(error.into()), ..seen },
     }
 }

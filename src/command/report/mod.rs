@@ -8,7 +8,7 @@ mod show;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, Place, only};
 use crate::error::Result;
 use crate::repo::{Backup, BackupId, Catalogue, InstanceName, Level, Repository, SeenRun};
 
@@ -20,8 +20,7 @@ pub use show::{ProofLine, Shown, show};
 /// What to report on.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The address of the repository.
-    pub repository: String,
+    pub repositories: Vec<Place>,
     pub instance: Option<InstanceName>,
     pub database: Option<String>,
 }
@@ -142,7 +141,7 @@ struct Holdings {
 
 impl Holdings {
     async fn read(context: &Context, options: &Options) -> Result<Self> {
-        let repository = super::open(context, &options.repository).await?;
+        let repository = only(&options.repositories)?.open(context).await?;
         let catalogue = context.interrupt.guard(Catalogue::read(&repository, options.instance.as_ref())).await?;
         Ok(Self { repository, catalogue })
     }

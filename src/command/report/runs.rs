@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Context, Moment, Options, Outcome, seen_runs};
+use super::{Context, Moment, Options, Outcome, only, seen_runs};
 use crate::error::Result;
 use crate::repo::{InstanceName, RunItem, RunName, RunRecord, RunStatus, SeenRun, Verb};
 
@@ -52,7 +52,7 @@ pub(super) fn reason(stage: Option<&str>, error: &str) -> String {
 
 /// At most `most` attempts, newest first.
 pub async fn runs(context: &Context, options: &Options, most: usize) -> Result<Outcome<RunLine>> {
-    let repository = crate::command::open(context, &options.repository).await?;
+    let repository = only(&options.repositories)?.open(context).await?;
     let seen = seen_runs(context, options, &repository).await?;
     let items = seen.into_iter().rev().take(most).map(line).collect();
     Ok(Outcome { items, warnings: Vec::new(), error: None })

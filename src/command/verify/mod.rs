@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Context, Copy, Outcome, Status};
+use super::{Context, Copy, Outcome, Place, Status, only};
 use crate::error::{Error, Kind, Result};
 use crate::repo::{
     Backup, BackupId, Catalogue, Choice, Entry, InstanceName, Level, Lock, Proof, Repository, Run, RunItem, RunOutcome,
@@ -22,8 +22,7 @@ pub use backup::Finding;
 /// What to verify, and how deep.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The address of the repository.
-    pub repository: String,
+    pub repositories: Vec<Place>,
     pub instance: Option<InstanceName>,
     pub database: Option<String>,
     pub wanted: Wanted,
@@ -88,7 +87,7 @@ impl super::Item for Item {
 
 /// Verifies what the options name, instance by instance. [`Kind::NotVerified`] if there is nothing to verify.
 pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Item>> {
-    let repository = super::open(context, &options.repository).await?;
+    let repository = only(&options.repositories)?.open(context).await?;
     let catalogue = context.interrupt.guard(Catalogue::read(&repository, options.instance.as_ref())).await?;
     let mut warnings = Vec::new();
     let entries = choose(options, &catalogue, &mut warnings)?;
@@ -258,7 +257,12 @@ impl Verifier<'_> {
             duration_seconds: duration.as_secs_f64(),
             findings: told.findings,
             proof: None,
-            repositories: vec![Copy { name: self.repository.address().to_owned(), status: told.status, stored_bytes }],
+            repositories: vec![Copy {
+                name: self.repository.address().to_owned(),
+                status: told.status,
+                stored_bytes,
+                error: None,
+            }],
             error,
         }
     }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::command::stage::{At as _, Failed};
-use crate::command::{Context, Outcome, Status, finish_run, open};
+use crate::command::{Context, Outcome, Place, Status, finish_run, only};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
@@ -36,8 +36,7 @@ pub use roles::Passwords;
 /// Which backup is meant, and where it lies.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The address of the repository.
-    pub repository: String,
+    pub repositories: Vec<Place>,
     /// `None`: all instances of the repository.
     pub instance: Option<InstanceName>,
     pub which: Which,
@@ -99,7 +98,7 @@ pub struct Selected {
 
 /// Chooses the backup; reads manifests and nothing else.
 pub async fn select(context: &Context, source: &Source) -> Result<Selected> {
-    let repository = open(context, &source.repository).await?;
+    let repository = only(&source.repositories)?.open(context).await?;
     let catalogue = context.interrupt.guard(Catalogue::read(&repository, source.instance.as_ref())).await?;
     if let Some(typed) = &source.database {
         refuse_connection_string(typed, &catalogue)?;
