@@ -62,7 +62,7 @@ impl Address {
         Ok(Self::Local(std::path::absolute(&path).unwrap_or(path).components().collect()))
     }
 
-    /// Whether the bytes lie on a disk of this host, as far as its file system tells.
+    /// Whether the bytes lie in a directory of this host.
     pub fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
     }
