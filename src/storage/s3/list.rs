@@ -11,6 +11,7 @@ pub(super) async fn list(client: &Client, prefix: &Prefix) -> Result<Vec<ObjectM
     let action = || format!("list {prefix:?}");
     let failed = |cause: String| client.failed(Fault::Other, action(), cause);
     let wanted = client.prefix(prefix);
+    client.forgotten().await;
     let (mut objects, mut token): (Vec<ObjectMeta>, Option<String>) = (Vec::new(), None);
     loop {
         let ask = || async {

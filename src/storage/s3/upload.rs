@@ -331,7 +331,7 @@ impl Client {
                 request.headers_mut().insert(FORBID_OVERWRITE, "true");
             });
         }
-        if self.dialect.is_rclone {
+        if self.dialect.misnames_uploads {
             request = request.interceptor(FixInitiate);
         }
         let answer = request.send().await.map_err(refusal)?;
