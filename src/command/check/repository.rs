@@ -35,7 +35,7 @@ pub async fn look(
         }
     };
     findings.extend(modes(address));
-    match Repository::open(storage, &context.state).await {
+    match place.open_in(storage, context).await {
         Ok(repository) => {
             let evidence = format!("repository {}", repository.id());
             findings.push(Finding::ok("repository.open", address, evidence));
