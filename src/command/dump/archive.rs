@@ -107,7 +107,11 @@ async fn pump(
         let Some(frame) = interrupt.guard(compressor.next()).await? else {
             return interrupt.guard(compressor.finish()).await.map(Some);
         };
-        interrupt.guard(async { Ok(fan.write(&frame).await) }).await?;
+        let handed = async {
+            fan.write(&frame).await;
+            Ok(())
+        };
+        interrupt.guard(handed).await?;
     }
     Ok(None)
 }
