@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Context, Options, Place};
 use crate::command::finding::Finding;
 use crate::error::Kind;
 use crate::process::shell_word;
-use crate::repo::{Catalogue, LockState, Repository, Verb, probe};
-use crate::storage::{Fault, Missing};
+use crate::repo::{Catalogue, LockState, Repository, Union, Verb, probe};
+use crate::storage::{Address, Fault, Missing, Prefix, Storage};
 
 /// Looks at the repository, which is returned if there is one.
 pub async fn look(
@@ -18,13 +19,17 @@ pub async fn look(
     findings: &mut Vec<Finding>,
 ) -> Option<Repository> {
     let address = place.name.as_str();
+    let directory = match &place.address {
+        Address::Local(path) => Some(path.as_path()),
+        _ => None,
+    };
     let storage = match place.address.open(&context.access(), Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
             // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.
             let absent = place.absent(context);
             findings.push(match absent.kind {
-                Kind::NoSuchBackup => would_be_created(address),
+                Kind::NoSuchBackup => would_be_created(address, directory),
                 _ => Finding::of_error("repository.open", address, &absent),
             });
             return None;
@@ -34,8 +39,8 @@ pub async fn look(
             return None;
         }
     };
-    findings.extend(modes(address));
-    match Repository::open(storage, &context.state).await {
+    findings.extend(directory.map(|directory| modes(address, directory)).unwrap_or_default());
+    match Repository::open(Arc::clone(&storage), &context.state).await.map(|repository| repository.named(address)) {
         Ok(repository) => {
             let evidence = format!("repository {}", repository.id());
             findings.push(Finding::ok("repository.open", address, evidence));
@@ -45,7 +50,7 @@ pub async fn look(
             Some(repository)
         }
         Err(error) if error.kind == Kind::NoSuchBackup => {
-            findings.push(no_marker(address));
+            findings.push(no_marker(address, directory, &*storage).await);
             None
         }
         Err(error) => {
@@ -61,8 +66,11 @@ fn may_write(directory: &Path) -> bool {
 }
 
 /// Only the last component is ever created: above it a disk may not be mounted.
-fn would_be_created(address: &str) -> Finding {
-    let parent = match Path::new(address).parent() {
+fn would_be_created(address: &str, directory: Option<&Path>) -> Finding {
+    let Some(directory) = directory else {
+        return Finding::ok("repository.absent", address, "it does not exist yet: the first dump creates it");
+    };
+    let parent = match directory.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
@@ -80,23 +88,30 @@ fn would_be_created(address: &str) -> Finding {
     Finding::ok("repository.absent", address, evidence)
 }
 
-/// A directory that is no repository yet. Nothing is stored there before it is one.
-fn no_marker(address: &str) -> Finding {
-    let path = Path::new(address);
-    if !may_write(path) {
+/// A place that is no repository yet. Nothing is stored there before it is one.
+async fn no_marker(address: &str, directory: Option<&Path>, storage: &dyn Storage) -> Finding {
+    if directory.is_some_and(|directory| !may_write(directory)) {
         let evidence = "it is no repository yet, and the directory cannot be written to";
         return Finding::fail("repository.marker", address, evidence).fix("run pgkeep as the owner of the directory");
     }
-    match std::fs::read_dir(path).map(|entries| entries.count()) {
-        Ok(0) => Finding::ok("repository.marker", address, "an empty directory: the first dump makes it a repository"),
-        _ => Finding::warn("repository.marker", address, "it is not empty and holds no pgkeep.json")
-            .fix("is this the right path? The first dump makes it a repository"),
+    let is_empty = match directory {
+        // Whatever lies there, ours or not.
+        Some(directory) => std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none()),
+        None => match storage.list(&Prefix::root()).await {
+            Ok(listed) => listed.is_empty(),
+            Err(error) => return Finding::of_error("repository.list", address, &error.into()),
+        },
+    };
+    if is_empty {
+        return Finding::ok("repository.marker", address, "nothing is there: the first dump makes it a repository");
     }
+    Finding::warn("repository.marker", address, "it is not empty and holds no pgkeep.json")
+        .fix("is this the right place? The first dump makes it a repository")
 }
 
 /// Whose it is, and that nobody else can read it.
-fn modes(address: &str) -> Vec<Finding> {
-    let Ok(metadata) = std::fs::metadata(address) else { return Vec::new() };
+fn modes(address: &str, directory: &Path) -> Vec<Finding> {
+    let Ok(metadata) = std::fs::metadata(directory) else { return Vec::new() };
     let (uid, gid, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
     let mut findings = vec![Finding::ok(
         "repository.owner",
@@ -107,14 +122,14 @@ fn modes(address: &str) -> Vec<Finding> {
         let evidence = format!("mode {mode:04o} lets others look into it; the backups in it are closed to them");
         findings.push(
             Finding::warn("repository.mode", address, evidence)
-                .fix(format!("chmod 700 {}", shell_word(address.as_ref()))),
+                .fix(format!("chmod 700 {}", shell_word(directory.as_ref()))),
         );
     }
     findings
 }
 
 async fn writable(repository: &Repository) -> Option<Finding> {
-    let address = repository.address();
+    let address = repository.name();
     Some(match probe(repository).await {
         Ok(()) => Finding::ok("repository.probe", address, "an object was stored, read and removed"),
         Err(error) => Finding::of_error("repository.probe", address, &error),
@@ -123,7 +138,7 @@ async fn writable(repository: &Repository) -> Option<Finding> {
 
 /// Room for twice what the newest good backup of each database of this instance takes.
 async fn space(repository: &Repository, options: &Options) -> Option<Finding> {
-    let address = repository.address();
+    let address = repository.name();
     let id = "repository.space";
     let free = match repository.storage().free_bytes().await {
         Ok(free) => free?,
@@ -133,7 +148,8 @@ async fn space(repository: &Repository, options: &Options) -> Option<Finding> {
         Ok(catalogue) => catalogue,
         Err(error) => return Some(Finding::of_error("repository.list", address, &error)),
     };
-    let series = catalogue.series();
+    let union = Union::of([(repository.clone(), catalogue)]);
+    let series = union.series();
     let newest = series.iter().filter_map(|series| series.latest().ok()).map(|chosen| chosen.backup);
     let needed: u64 = newest.map(|backup| backup.manifest.stored_bytes()).sum::<u64>().saturating_mul(2);
     let evidence = format!(
@@ -153,7 +169,7 @@ async fn space(repository: &Repository, options: &Options) -> Option<Finding> {
 fn locks(context: &Context, repository: &Repository, options: &Options) -> Vec<Finding> {
     let state = |verb| context.state.lock_state(repository.id(), &options.instance, verb);
     let look = |verb: Verb| {
-        let subject = format!("{verb} of instance {}", options.instance);
+        let subject = format!("{verb} of instance {}{}", options.instance, within(repository, options));
         match state(verb) {
             Ok(LockState::Free) => None,
             Ok(LockState::Held(holder)) => {
@@ -166,8 +182,16 @@ fn locks(context: &Context, repository: &Repository, options: &Options) -> Vec<F
     };
     let held: Vec<Finding> = [Verb::Dump, Verb::Verify, Verb::Restore].into_iter().filter_map(look).collect();
     if held.is_empty() {
-        let subject = format!("instance {}", options.instance);
+        let subject = format!("instance {}{}", options.instance, within(repository, options));
         return vec![Finding::ok("repository.lock", subject, "nothing is running on this host")];
     }
     held
+}
+
+/// Of several repositories the one that is meant.
+fn within(repository: &Repository, options: &Options) -> String {
+    match options.repositories.len() {
+        0 | 1 => String::new(),
+        _ => format!(" in {}", repository.name()),
+    }
 }
