@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::dump::{self, Check, Item, Options, Preview, PreviewedPlace, WantedGlobals};
 use pgkeep::command::{Context, Copy, Outcome};
+use pgkeep::config::env_file::ExtraOptions;
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::{GlobalsIncluded, NewLineage};
-use pgkeep::stream::Compression;
 
 use crate::cli::arguments::{CheckLevel, DumpArgs};
 use crate::cli::output::{self, bytes, harmless};
@@ -51,7 +51,10 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
         connect_retry: args.connection.connect_retry,
         databases: if args.all { Databases::All } else { Databases::Named(args.dbname.clone()) },
         clients: super::clients(context, &args.connection),
-        compression: Compression { level: args.compress, threads: super::threads(args.threads) },
+        compress: args.compress,
+        threads: super::threads(args.threads),
+        split: args.split,
+        extra_options: ExtraOptions::default(),
         check: args.check.map(|level| match level {
             CheckLevel::Decode => Check::Decode,
             CheckLevel::ReadBack => Check::ReadBack,
