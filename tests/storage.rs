@@ -12,6 +12,8 @@ mod contract;
 mod faults;
 #[path = "storage/local.rs"]
 mod local;
+#[path = "storage/s3.rs"]
+mod s3;
 #[path = "storage/stores.rs"]
 mod stores;
 
