@@ -41,7 +41,12 @@ pub struct Common {
     #[arg(long, short = '?', global = true, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
 
-    /// A repository: a directory path that contains a `/`; give it several times to name several
+    /// The configuration file (default: $PGKEEP_CONFIG, else /etc/pgkeep/pgkeep.toml where it exists)
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+
+    /// A repository: the path of a directory, which contains a `/`; s3://BUCKET/PREFIX, oss://BUCKET/PREFIX or
+    /// rclone:REMOTE:PATH; or the name of a configured one. Several times to name several (default: all configured ones)
     #[arg(long, global = true, value_name = "ADDRESS", value_hint = clap::ValueHint::DirPath)]
     pub repo: Vec<String>,
 

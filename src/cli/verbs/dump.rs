@@ -9,12 +9,13 @@ use pgkeep::config::env_file::ExtraOptions;
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::{GlobalsIncluded, NewLineage};
 
-use crate::cli::arguments::{CheckLevel, Common, DumpArgs};
+use crate::cli::arguments::{CheckLevel, DumpArgs};
 use crate::cli::output::{self, bytes, harmless};
 use crate::cli::run::Screen;
+use crate::cli::verbs::Request;
 
-pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args: DumpArgs) -> ExitCode {
-    let options = match options(context, common, &args) {
+pub async fn dump(screen: &mut Screen, context: &Context, request: &Request, args: DumpArgs) -> ExitCode {
+    let options = match options(context, request, &args) {
         Ok(options) => options,
         Err(error) => return screen.fail(&error),
     };
@@ -33,7 +34,7 @@ pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args:
     }
     match dump::execute(context, &options, plan).await {
         Ok(outcome) => {
-            if !common.quiet {
+            if !request.common.quiet {
                 outcome.items.iter().for_each(warn);
             }
             screen.finish(&outcome, text)
@@ -42,10 +43,10 @@ pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args:
     }
 }
 
-fn options(context: &Context, common: &Common, args: &DumpArgs) -> Result<Options> {
+fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Options> {
     Ok(Options {
-        instance: super::instance(common)?,
-        repositories: super::repositories(common)?,
+        instance: super::instance(request)?,
+        repositories: super::repositories(request)?,
         connection: super::flags(&args.connection),
         connect_retry: args.connection.connect_retry,
         databases: if args.all { Databases::All } else { Databases::Named(args.dbname.clone()) },
