@@ -5,6 +5,7 @@
 //! intents, then manifests listed; what none of these names removed). `tests/interleaving` runs them against each
 //! other in every order.
 
+mod adoption;
 pub mod archive;
 mod backup;
 mod catalogue;
@@ -27,6 +28,7 @@ mod state;
 mod sweep;
 
 pub use crate::storage::CreateOnly;
+pub use adoption::Adoption;
 pub use backup::BackupWriter;
 pub use catalogue::{Backup, Catalogue, Defect, Entry, Unreadable};
 pub use details::DumpDetails;
@@ -39,7 +41,7 @@ pub use layout::{
     BackupId, DumpStem, Folder, Level, ObjectRole, ProbeName, ProofName, RunName, StoredName, Verb, Verdict,
     instance_folder,
 };
-pub use leftovers::remove_leftovers;
+pub use leftovers::{remove_leftovers, remove_leftovers_but};
 pub use lineage::{Kinship, Lineage, NewLineage};
 pub use lock::{Holder, Lock, LockState};
 pub use manifest::{
