@@ -126,6 +126,7 @@ async fn command(common: Common, work: Work) -> ExitCode {
         Work::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
         Work::Restore(verb) => verbs::restore(&mut screen, &context, &common, verb).await,
         Work::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
+        Work::Copy(args) => verbs::copy(&mut screen, &context, &common, args).await,
         Work::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
         Work::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
     }
@@ -144,6 +145,7 @@ fn name_of_work(work: &Work) -> &'static str {
         Work::Dump(_) => "dump",
         Work::Restore(RestoreVerb::Dump(_)) => "restore dump",
         Work::Verify(_) => "verify",
+        Work::Copy(_) => "copy",
         Work::Report(_) => "report",
         Work::Check(_) => "check",
     }
