@@ -9,9 +9,9 @@ use pgkeep::clock::{Clock, ManualClock, SystemClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind};
 use pgkeep::repo::{
-    BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest, DumpStem, Entry,
-    Globals, GlobalsIncluded, InstanceName, Lock, ObjectRole, RecordPlace, Repository, Run, RunOutcome, RunStatus,
-    ServerVersion, Source, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, runs,
+    BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest, DumpStem, Ending,
+    Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run, RunOutcome, RunStatus,
+    ServerVersion, Source, StateDirectory, StoredObject, SweepPlan, Verb, runs,
 };
 use pgkeep::storage::{Effect, Fault, FaultyStorage, Injection, Key, LocalStorage, MemoryStorage, Missing, Operation};
 
@@ -87,13 +87,15 @@ fn lock(repository: &Repository, state: &StateDirectory, verb: Verb) -> Lock {
     state.lock(repository.id(), &main_instance(), verb, start()).unwrap()
 }
 
+const ARCHIVE: Ending = Ending::Archive { packing: Packing::Zstd, part: None };
+
 async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
-    let mut archive = writer.writer(ObjectRole::Archive, None).await.unwrap();
+    let mut archive = writer.writer(ARCHIVE, None).await.unwrap();
     archive.write(Bytes::from_static(b"archive")).await.unwrap();
     archive.finish().await.unwrap();
     vec![
-        StoredObject::new(writer.stem(), ObjectRole::Archive, Fingerprint::of(b"archive")),
-        writer.put(ObjectRole::Checksum, Bytes::from_static(b"sum")).await.unwrap(),
+        StoredObject::new(writer.stem(), ARCHIVE, Fingerprint::of(b"archive")),
+        writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await.unwrap(),
     ]
 }
 
@@ -114,7 +116,7 @@ fn manifest(stem: &DumpStem, database: &str, objects: Vec<StoredObject>) -> Dump
         duration_seconds: 0.0,
         client: Client { program: "pg_dump".to_owned(), version: "15.8".to_owned() },
         archive_version: "1.14".to_owned(),
-        compression: Compression { method: "zstd".to_owned(), level: 3 },
+        compression: Compression::zstd(3),
         plain: Fingerprint::of(b"plain"),
         objects,
         globals: Globals { included: GlobalsIncluded::NotIncluded, reason: None },
@@ -126,8 +128,8 @@ fn manifest(stem: &DumpStem, database: &str, objects: Vec<StoredObject>) -> Dump
     }
 }
 
-fn key(stem: &DumpStem, role: ObjectRole) -> Key {
-    StoredName::Dump { instance: main_instance(), stem: stem.clone(), role }.key()
+fn key(stem: &DumpStem, ending: Ending) -> Key {
+    stem.object(ending).key(&main_instance())
 }
 
 #[tokio::test]
@@ -237,11 +239,14 @@ async fn try_backup(house: &House) -> Result<(), Error> {
     let writer = BackupWriter::begin(&house.repository, &lock, "shop", "db1", &*house.clock).await?;
     let stem = writer.stem().clone();
     let stored = async {
-        let mut archive = writer.writer(ObjectRole::Archive, None).await?;
+        let mut archive = writer.writer(ARCHIVE, None).await?;
         archive.write(Bytes::from_static(b"archive")).await?;
         archive.finish().await?;
-        let archive = StoredObject::new(&stem, ObjectRole::Archive, Fingerprint::of(b"archive"));
-        Ok::<_, Error>(vec![archive, writer.put(ObjectRole::Checksum, Bytes::from_static(b"sum")).await?])
+        let archive = StoredObject::new(&stem, ARCHIVE, Fingerprint::of(b"archive"));
+        Ok::<_, Error>(vec![
+            archive,
+            writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await?,
+        ])
     };
     match stored.await {
         Ok(objects) => writer.commit(&manifest(&stem, "shop", objects)).await,
@@ -262,7 +267,7 @@ async fn a_manifest_is_not_written_for_what_the_store_does_not_have() {
     objects[0].size_bytes += 1;
     let error = writer.commit(&manifest(&stem, "shop", objects)).await.unwrap_err();
     assert_eq!(error.kind, Kind::Verification);
-    let expected = format!("confirm {}: 8 bytes were sent, the store has 7", key(&stem, ObjectRole::Archive));
+    let expected = format!("confirm {}: 8 bytes were sent, the store has 7", key(&stem, ARCHIVE));
     assert_eq!(error.to_string(), expected);
     assert_eq!(house.keys(), ["pgkeep.json"]);
 }
@@ -338,7 +343,7 @@ async fn whatever_cannot_be_read_stops_a_prune() {
 
     let intent = Key::new("main/intents/gone_20250101T000000Z_db1.json").unwrap();
     let unknown = Key::new("main/intents/20250101T000000Z-full-abcdef.json").unwrap();
-    let manifest = key(&stem, ObjectRole::Manifest);
+    let manifest = key(&stem, Ending::Manifest);
     for (damaged, body) in
         [(&intent, "{"), (&unknown, "{}"), (&manifest, "{\"format\":1}"), (&manifest, "{\"format\":2}")]
     {
@@ -391,7 +396,7 @@ async fn names_of_others_survive_every_prune() {
 async fn damage_is_shown_and_never_left_out() {
     let house = House::new().await;
     let stem = house.backup("shop").await;
-    let (manifest, archive) = (key(&stem, ObjectRole::Manifest), key(&stem, ObjectRole::Archive));
+    let (manifest, archive) = (key(&stem, Ending::Manifest), key(&stem, ARCHIVE));
     let whole = house.store.contents();
 
     let mut contents = whole.clone();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind, Result};
 use pgkeep::progress::{Silent, Task};
-use pgkeep::stream::{Compressed, Compression, Decompressed, Observer, compress, decompress};
+use pgkeep::stream::{Compressed, Compression, Decompressed, Observer, compress, decompress, pass};
 
 const BLOCK_BYTES: usize = 4 << 20;
 
@@ -323,6 +323,48 @@ async fn a_bomb_stops_at_the_expected_size() {
     assert!(error.to_string().contains("it decodes to 4 bytes, expected were 5"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_compressed_passes_and_is_counted() {
+    for len in [0, 1, BLOCK_BYTES + 3] {
+        let plain = sample(len, 8);
+        for chunk_bytes in [1000, BLOCK_BYTES * 2] {
+            let counted = Arc::new(Counted::default());
+            let mut stream = pass(Vec::new(), len as u64, counted.clone()).unwrap();
+            for chunk in plain.chunks(chunk_bytes) {
+                stream.push(Bytes::copy_from_slice(chunk)).await.unwrap();
+            }
+            let passed = stream.finish().await.unwrap();
+            assert!(passed.output == plain);
+            assert_eq!((passed.stored, passed.plain), (Fingerprint::of(&plain), Fingerprint::of(&plain)));
+            assert_eq!(counted.0.load(Ordering::Relaxed), len as u64);
+        }
+    }
+    let written = Arc::new(AtomicU64::new(0));
+    let mut stream = pass(Counter(written.clone()), 10, Arc::new(Silent)).unwrap();
+    stream.push(Bytes::from_static(b"ten bytes!")).await.unwrap();
+    stream.push(Bytes::from_static(b"x")).await.unwrap();
+    let error = stream.finish().await.map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "the stream has more than the 10 bytes that were expected");
+    assert_eq!(written.load(Ordering::Relaxed), 10);
+
+    let mut given_up = pass(Failing, 10, Arc::new(Silent)).unwrap();
+    given_up.push(Bytes::from_static(b"x")).await.unwrap();
+    let error = given_up.finish().await.map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "write the decoded stream at byte 0: no storage space");
+}
+
+/// Has no room.
+struct Failing;
+
+impl Write for Failing {
+    fn write(&mut self, _buf: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Counts what reaches it.
 #[derive(Debug)]
 struct Counter(Arc<AtomicU64>);
@@ -339,17 +381,8 @@ impl Write for Counter {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_output_that_fails_ends_the_stream_with_its_error() {
-    struct Full;
-    impl Write for Full {
-        fn write(&mut self, _buf: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let frame = Bytes::from(zstd::bulk::compress(&sample(100_000, 4), 1).unwrap());
-    let mut stream = decompress(Full, threads(1), None, Arc::new(Silent)).unwrap();
+    let mut stream = decompress(Failing, threads(1), None, Arc::new(Silent)).unwrap();
     // The error arrives while pushing: a slow or endless source is told.
     let error = loop {
         if let Err(error) = stream.push(frame.clone()).await {

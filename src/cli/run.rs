@@ -13,7 +13,7 @@ use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
-use pgkeep::repo::{DumpStem, InstanceName, ObjectRole, StateDirectory, StoredName};
+use pgkeep::repo::{DumpStem, Ending, InstanceName, ObjectName, StateDirectory, StoredName};
 use pgkeep::storage::{Access, Address, Missing, ObjectMeta, Patience, Prefix};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -309,7 +309,9 @@ pub fn ids_of(address: &str) -> Vec<(String, String)> {
         let storage = Address::parse(address).ok()?.open(&access, Missing::Refuse).await.ok()?;
         let listed = storage.list(&Prefix::root()).await.ok()?;
         let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
-            StoredName::Dump { instance, stem, role: ObjectRole::Manifest } => Some((stem, instance)),
+            StoredName::Dump { instance, name: ObjectName { stem, ending: Ending::Manifest } } => {
+                Some((stem, instance))
+            }
             _ => None,
         };
         Some(listed.iter().filter_map(dump).collect::<Vec<_>>())

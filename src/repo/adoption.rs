@@ -11,13 +11,13 @@
 
 use chrono::TimeDelta;
 
-use super::archive::object_key;
 use super::backup::BackupWriter;
 use super::document;
 use super::intent::{Claim, Intent, OWNER_LIMIT, SeenIntent, intent_of};
-use super::layout::{BackupId, DumpStem, ObjectRole, StoredName, Verb};
-use super::leftovers::{is_dead, remove_data};
+use super::layout::{BackupId, DumpStem, Ending, StoredName, Verb};
+use super::leftovers::is_dead;
 use super::lock::Lock;
+use super::objects::remove_data;
 use super::repository::Repository;
 use super::state::StateDirectory;
 use crate::clock::Clock;
@@ -105,7 +105,7 @@ impl Adopter<'_> {
                 return Ok((intent, true));
             }
             if !self.is_backup().await? {
-                remove_data(repository, self.lock, self.stem).await?;
+                remove_data(repository, instance, self.stem).await?;
             }
             repository.storage().delete(&self.intent_key()).await?;
         }
@@ -129,7 +129,7 @@ impl Adopter<'_> {
     }
 
     async fn is_backup(&self) -> Result<bool> {
-        let key = object_key(self.lock.instance(), self.stem, ObjectRole::Manifest);
+        let key = self.stem.object(Ending::Manifest).key(self.lock.instance());
         Ok(document::head_if_there(self.repository.storage(), &key).await?.is_some())
     }
 

@@ -5,16 +5,15 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use super::layout::{DumpStem, ObjectRole, StoredName};
+use super::layout::{DumpStem, Ending, Packing};
 use super::manifest::DumpManifest;
-use super::name::InstanceName;
 use super::repository::Repository;
-use crate::digest::Fingerprint;
+use crate::digest::{Fingerprint, Fingerprinter};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::archive::{Archive, ArchiveReader, DumpId};
 use crate::progress::Task;
 use crate::storage::{Key, ObjectReader};
-use crate::stream::{Observer, decompress};
+use crate::stream::{Decompressor, Observer, decompress, pass};
 
 /// Reads an archive that passes by, and says which table is under way.
 #[derive(Debug)]
@@ -68,9 +67,10 @@ impl<W: Write> Write for Watched<W> {
     }
 }
 
-/// Reads the stored archive of a backup to its end: size and SHA-256 of what is stored, every frame decoded, size and
-/// SHA-256 of the plain archive, and its structure entry by entry. The plain bytes go to `output` as they are decoded,
-/// so nothing of them may be *used* before this returns.
+/// Reads the stored archive of a backup to its end: size and SHA-256 of each object it is stored in, every frame
+/// decoded, size and SHA-256 of the archive as `pg_dump` wrote it, its structure entry by entry, and what `pg_dump`
+/// compressed inside (see [`Archive::data`]). The archive goes to `output` as it comes, so nothing of it may be *used*
+/// before this returns.
 pub async fn read_archive<W: Write + Send + 'static>(
     repository: &Repository,
     stem: &DumpStem,
@@ -79,32 +79,73 @@ pub async fn read_archive<W: Write + Send + 'static>(
     threads: NonZeroUsize,
     task: Arc<dyn Task>,
 ) -> Result<(Archive, W)> {
-    let object = manifest
-        .object(ObjectRole::Archive)
-        .ok_or_else(|| Error::new(Kind::Verification, format!("the manifest of {} names no archive", manifest.id)))?;
-    let key = object_key(&manifest.instance, stem, ObjectRole::Archive);
-    let doing = || format!("read {key}");
+    let no_archive = || Error::new(Kind::Verification, format!("{} names no archive", stem.object(Ending::Manifest)));
+    let first = manifest.archive().next().ok_or_else(no_archive)?;
     let output = Watched { watcher: ArchiveWatcher::new(task.clone()), output };
-    let mut decoder = decompress(output, threads, Some(manifest.plain.size_bytes), task)?;
-    let mut reader = repository.storage().read(&key, None).await?;
-    while let Some(chunk) = reader.next().await? {
-        decoder.push(chunk).await.doing(Kind::Verification, doing)?;
+    let expected_bytes = manifest.plain.size_bytes;
+    let mut decoder = match first.name.ending.packing() {
+        Packing::Zstd => decompress(output, threads, Some(expected_bytes), task),
+        Packing::Plain => pass(output, expected_bytes, task),
+    }?;
+    let key = first.key(&manifest.instance);
+    if first.name.ending == Ending::archive(first.name.ending.packing()) {
+        push_whole(repository, &key, &mut decoder).await?;
+        return finish(&key, Some(first.fingerprint()), manifest.plain, decoder).await;
     }
+    for part in manifest.archive() {
+        push_part(repository, &part.key(&manifest.instance), part.fingerprint(), &mut decoder).await?;
+    }
+    finish(&key, None, manifest.plain, decoder).await
+}
+
+async fn push_whole<W>(repository: &Repository, key: &Key, decoder: &mut Decompressor<W>) -> Result<()> {
+    let mut reader = repository.storage().read(key, None).await?;
+    while let Some(chunk) = reader.next().await? {
+        decoder.push(chunk).await.doing(Kind::Verification, || format!("read {key}"))?;
+    }
+    Ok(())
+}
+
+/// A part is compared with the manifest before the next one is begun, also when the decoder has already stumbled: so an
+/// error names the part that is damaged, missing or in the place of another.
+async fn push_part<W>(
+    repository: &Repository,
+    key: &Key,
+    written: Fingerprint,
+    decoder: &mut Decompressor<W>,
+) -> Result<()> {
+    let mut reader = repository.storage().read(key, None).await?;
+    let mut seen = Fingerprinter::new();
+    let mut pushed = Ok(());
+    while let Some(chunk) = reader.next().await? {
+        seen.update(&chunk);
+        if pushed.is_ok() {
+            pushed = decoder.push(chunk).await.doing(Kind::Verification, || format!("read {key}"));
+        }
+    }
+    expect(key, "stored bytes", written, seen.finish())?;
+    pushed
+}
+
+async fn finish<W>(
+    key: &Key,
+    whole: Option<Fingerprint>,
+    plain: Fingerprint,
+    decoder: Decompressor<Watched<W>>,
+) -> Result<(Archive, W)> {
+    let doing = || format!("read {key}");
     let decoded = decoder.finish().await.doing(Kind::Verification, doing)?;
-    expect(&key, "stored bytes", object.fingerprint(), decoded.stored)?;
-    expect(&key, "decoded archive", manifest.plain, decoded.plain)?;
+    if let Some(whole) = whole {
+        expect(key, "stored bytes", whole, decoded.stored)?;
+    }
+    expect(key, "decoded archive", plain, decoded.plain)?;
     let Watched { watcher, output } = decoded.output;
     Ok((watcher.finish().doing(Kind::Verification, doing)?, output))
 }
 
-/// The key of an object of a backup.
-pub fn object_key(instance: &InstanceName, stem: &DumpStem, role: ObjectRole) -> Key {
-    StoredName::Dump { instance: instance.clone(), stem: stem.clone(), role }.key()
-}
-
 /// Size and SHA-256 of an object, as the store delivers it.
 pub async fn fingerprint(mut reader: Box<dyn ObjectReader>, task: &dyn Task) -> Result<Fingerprint> {
-    let mut seen = crate::digest::Fingerprinter::new();
+    let mut seen = Fingerprinter::new();
     while let Some(chunk) = reader.next().await? {
         task.advance(chunk.len() as u64);
         seen.update(&chunk);

@@ -12,10 +12,11 @@ use futures_util::future::join_all;
 
 use super::document;
 use super::intent::{Claim, Intent};
-use super::layout::{BackupId, DumpStem, ObjectRole, StoredName};
+use super::layout::{BackupId, DumpStem, Ending};
 use super::lock::Lock;
 use super::manifest::{DumpManifest, StoredObject};
 use super::name::{InstanceName, Stamp};
+use super::objects;
 use super::repository::Repository;
 use crate::clock::Clock;
 use crate::digest::Fingerprint;
@@ -104,12 +105,7 @@ impl BackupWriter {
 
     /// Whether no object of this name is there.
     pub(super) async fn is_free(&self) -> Result<bool> {
-        for role in ObjectRole::ALL {
-            if document::head_if_there(self.repository.storage(), &self.key(role)).await?.is_some() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(objects::stored(&self.repository, self.instance(), &self.stem).await?.is_empty())
     }
 
     /// The writer of a backup whose name somebody else has claimed by `intent`.
@@ -130,27 +126,27 @@ impl BackupWriter {
     }
 
     /// The key of an object of this backup.
-    pub fn key(&self, role: ObjectRole) -> Key {
-        StoredName::Dump { instance: self.instance().clone(), stem: self.stem.clone(), role }.key()
+    pub fn key(&self, ending: Ending) -> Key {
+        self.stem.object(ending).key(self.instance())
     }
 
     /// Begins a large object of about `expected_bytes`, as far as that is known. The manifest is not stored through this.
-    pub async fn writer(&self, role: ObjectRole, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
-        Ok(self.repository.storage().writer(&self.key(self.data(role)?), expected_bytes).await?)
+    pub async fn writer(&self, ending: Ending, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        Ok(self.repository.storage().writer(&self.key(self.data(ending)?), expected_bytes).await?)
     }
 
     /// Stores a small object. The manifest is not stored through this.
-    pub async fn put(&self, role: ObjectRole, body: Bytes) -> Result<StoredObject> {
-        let stored = StoredObject::new(&self.stem, self.data(role)?, Fingerprint::of(&body));
-        self.repository.storage().create(&self.key(role), body).await?;
+    pub async fn put(&self, ending: Ending, body: Bytes) -> Result<StoredObject> {
+        let stored = StoredObject::new(&self.stem, self.data(ending)?, Fingerprint::of(&body));
+        self.repository.storage().create(&self.key(ending), body).await?;
         Ok(stored)
     }
 
-    fn data(&self, role: ObjectRole) -> Result<ObjectRole> {
-        if role == ObjectRole::Manifest {
+    fn data(&self, ending: Ending) -> Result<Ending> {
+        if ending == Ending::Manifest {
             return Err(Error::new(Kind::Unexpected, format!("store the manifest of {} before its commit", self.id())));
         }
-        Ok(role)
+        Ok(ending)
     }
 
     /// The intent, to be refreshed out of turn.
@@ -181,7 +177,7 @@ impl BackupWriter {
 
     /// Stores the manifest, the last of all.
     async fn publish(self, body: Bytes) -> Result<()> {
-        let key = self.key(ObjectRole::Manifest);
+        let key = self.key(Ending::Manifest);
         let mut stored = self.repository.storage().create(&key, body.clone()).await;
         let lost = matches!(&stored, Err(error) if error.fault == Fault::Unavailable);
         if lost {
@@ -233,7 +229,7 @@ impl BackupWriter {
     /// The store's own word for every object and its size.
     async fn confirm_objects(&self, manifest: &DumpManifest) -> Result<()> {
         for object in &manifest.objects {
-            let key = self.key(object.role);
+            let key = object.key(self.instance());
             let head = self.repository.storage().head(&key).await?;
             if head.size_bytes != object.size_bytes {
                 let cause = format!("{} bytes were sent, the store has {}", object.size_bytes, head.size_bytes);
@@ -247,9 +243,7 @@ impl BackupWriter {
     /// manifest: only [`BackupWriter::commit`] stores one, and that ends the writer. A failure leaves the rest to the
     /// next prune.
     pub async fn abandon(&self) -> Result<()> {
-        for role in ObjectRole::ALL.into_iter().filter(|role| *role != ObjectRole::Manifest) {
-            self.repository.storage().delete(&self.key(role)).await?;
-        }
+        objects::remove_data(&self.repository, self.instance(), &self.stem).await?;
         self.intent.finish().await
     }
 }

@@ -3,7 +3,7 @@
 use futures_util::{StreamExt as _, stream};
 
 use super::document;
-use super::layout::{BackupId, DumpStem, Folder, ObjectRole, StoredName, Verdict};
+use super::layout::{BackupId, DumpStem, Ending, Folder, ObjectName, StoredName, Verdict};
 use super::manifest::DumpManifest;
 use super::name::InstanceName;
 use super::proof::{Proofs, proofs_in};
@@ -162,7 +162,9 @@ impl Listing {
 
     fn manifests(&self) -> impl Iterator<Item = (&ObjectMeta, InstanceName, DumpStem)> {
         self.dumps.iter().filter_map(|meta| match StoredName::parse(&meta.key)? {
-            StoredName::Dump { instance, stem, role: ObjectRole::Manifest } => Some((meta, instance, stem)),
+            StoredName::Dump { instance, name: ObjectName { stem, ending: Ending::Manifest } } => {
+                Some((meta, instance, stem))
+            }
             _ => None,
         })
     }
@@ -181,7 +183,7 @@ impl Listing {
             Err(error) => Err(error.into()),
         };
         let checked = match read {
-            Ok(manifest) => self.defects(repository, &manifest, &stem).await.map(|defects| (manifest, defects)),
+            Ok(manifest) => self.defects(repository, &manifest).await.map(|defects| (manifest, defects)),
             Err(error) => Err(error),
         };
         Some(match checked {
@@ -193,11 +195,10 @@ impl Listing {
         })
     }
 
-    async fn defects(&self, repository: &Repository, manifest: &DumpManifest, stem: &DumpStem) -> Result<Vec<Defect>> {
+    async fn defects(&self, repository: &Repository, manifest: &DumpManifest) -> Result<Vec<Defect>> {
         let mut defects = Vec::new();
         for object in &manifest.objects {
-            let key =
-                StoredName::Dump { instance: manifest.instance.clone(), stem: stem.clone(), role: object.role }.key();
+            let key = object.key(&manifest.instance);
             let listed =
                 self.dumps.binary_search_by(|meta| meta.key.cmp(&key)).ok().map(|at| self.dumps[at].size_bytes);
             // A listing that ran while the backup was stored may show the manifest and not what was stored before it.
@@ -205,7 +206,7 @@ impl Listing {
                 Some(size_bytes) => Some(size_bytes),
                 None => document::head_if_there(repository.storage(), &key).await?.map(|head| head.size_bytes),
             };
-            let name = object.name.clone();
+            let name = object.name.to_string();
             match found {
                 Some(found_bytes) if found_bytes == object.size_bytes => {}
                 Some(found_bytes) => {

@@ -5,7 +5,7 @@
 //! pgkeep-probe-<8 hex>                     for moments, while `check` finds out what may be done here
 //! <instance>/lineages/<system-id>.json
 //! <instance>/intents/<id>.json
-//! <instance>/dumps/<stem>.dump.zst  .dump.zst.sha256  _globals.sql.zst  .details.json.zst  .manifest.json
+//! <instance>/dumps/<stem>.dump[.part0001][.zst]  .dump[.zst].sha256  _globals.sql[.zst]  .details.json.zst  .manifest.json
 //! <instance>/proofs/<id>/<UTC>-<L1|L2|L3>-<passed|failed|not_verified>.json
 //! <instance>/runs/<UTC>-<verb>-<8 hex>.json
 //! ```
@@ -59,9 +59,9 @@ impl DumpStem {
         self.database == encode(database, DATABASE_LIMIT)
     }
 
-    /// The name of the dump's object in its folder, without the folder.
-    pub fn file_name(&self, role: ObjectRole) -> String {
-        format!("{self}{}", role.ending())
+    /// The name of one of the dump's objects.
+    pub fn object(&self, ending: Ending) -> ObjectName {
+        ObjectName { stem: self.clone(), ending }
     }
 }
 
@@ -130,30 +130,214 @@ text_name!(BackupId);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ObjectRole {
-    /// The `pg_dump` archive, custom format, compressed with zstd.
+    /// The `pg_dump` archive, custom format, or a part of it.
     Archive,
-    /// One line for `sha256sum -c`.
+    /// A line for `sha256sum -c` for each object of the archive.
     Checksum,
-    /// Roles, memberships, tablespaces: SQL, compressed.
+    /// Roles, memberships, tablespaces: SQL.
     Globals,
-    /// What the dump depends on and holds, with names; JSON, compressed.
+    /// What the dump depends on and holds, with names; JSON.
     Details,
     /// The presence of this object is the backup.
     Manifest,
 }
 
-impl ObjectRole {
-    pub const ALL: [Self; 5] = [Self::Archive, Self::Checksum, Self::Globals, Self::Details, Self::Manifest];
+/// What stands around the bytes of an object, as the end of its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Packing {
+    /// As PostgreSQL's own tool wrote it. An archive may be compressed inside.
+    Plain,
+    /// Frames of zstd, made by pgkeep.
+    Zstd,
+}
 
-    // No ending is the end of another, so a file name is parsed in one way whatever the stem holds.
+impl Packing {
+    pub const ALL: [Self; 2] = [Self::Plain, Self::Zstd];
+
     fn ending(self) -> &'static str {
         match self {
-            Self::Archive => ".dump.zst",
-            Self::Checksum => ".dump.zst.sha256",
-            Self::Globals => "_globals.sql.zst",
-            Self::Details => ".details.json.zst",
-            Self::Manifest => ".manifest.json",
+            Self::Plain => "",
+            Self::Zstd => ".zst",
         }
+    }
+
+    fn strip(file: &str) -> (&str, Self) {
+        file.strip_suffix(Self::Zstd.ending()).map_or((file, Self::Plain), |rest| (rest, Self::Zstd))
+    }
+}
+
+/// Which part of a split archive, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartNumber(u16);
+
+impl PartNumber {
+    pub const FIRST: Self = Self(1);
+    /// A name has four digits: then `cat *.part*` joins in the right order.
+    pub const LAST: Self = Self(9999);
+
+    /// The number after this one, if there is one.
+    pub fn next(self) -> Option<Self> {
+        (self < Self::LAST).then(|| Self(self.0 + 1))
+    }
+
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl std::fmt::Display for PartNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:04}", self.0)
+    }
+}
+
+impl FromStr for PartNumber {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let digits = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|&number| digits && number > 0);
+        number.map(Self).ok_or_else(|| InvalidName::new(text, "the number of a part (0001 to 9999)"))
+    }
+}
+
+/// What follows the stem in the name of an object: its role, how it is packed, which part it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ending {
+    /// Parts are whole frames where the packing has frames; one after the other they are the archive.
+    Archive {
+        packing: Packing,
+        part: Option<PartNumber>,
+    },
+    /// The packing is that of the archive.
+    Checksum {
+        packing: Packing,
+    },
+    Globals {
+        packing: Packing,
+    },
+    Details,
+    Manifest,
+}
+
+const ARCHIVE: &str = ".dump";
+const PART: &str = ".part";
+const CHECKSUM: &str = ".sha256";
+const GLOBALS: &str = "_globals.sql";
+const DETAILS: &str = ".details.json.zst";
+const MANIFEST: &str = ".manifest.json";
+
+// No ending is the end of another, so a file name is parsed in one way whatever the stem holds.
+impl Ending {
+    /// The archive in one piece.
+    pub fn archive(packing: Packing) -> Self {
+        Self::Archive { packing, part: None }
+    }
+
+    pub fn role(self) -> ObjectRole {
+        match self {
+            Self::Archive { .. } => ObjectRole::Archive,
+            Self::Checksum { .. } => ObjectRole::Checksum,
+            Self::Globals { .. } => ObjectRole::Globals,
+            Self::Details => ObjectRole::Details,
+            Self::Manifest => ObjectRole::Manifest,
+        }
+    }
+
+    /// How an object of this name is packed.
+    pub fn packing(self) -> Packing {
+        match self {
+            Self::Archive { packing, .. } | Self::Globals { packing } => packing,
+            Self::Checksum { .. } | Self::Manifest => Packing::Plain,
+            Self::Details => Packing::Zstd,
+        }
+    }
+
+    /// Splits a file name into what may be a stem and the ending.
+    fn split(file: &str) -> Option<(&str, Self)> {
+        let fixed = [(MANIFEST, Self::Manifest), (DETAILS, Self::Details)];
+        if let Some(found) = fixed.into_iter().find_map(|(text, ending)| Some((file.strip_suffix(text)?, ending))) {
+            return Some(found);
+        }
+        if let Some(archive) = file.strip_suffix(CHECKSUM) {
+            let (archive, packing) = Packing::strip(archive);
+            return Some((archive.strip_suffix(ARCHIVE)?, Self::Checksum { packing }));
+        }
+        let (file, packing) = Packing::strip(file);
+        if let Some(stem) = file.strip_suffix(GLOBALS) {
+            return Some((stem, Self::Globals { packing }));
+        }
+        if let Some(stem) = file.strip_suffix(ARCHIVE) {
+            return Some((stem, Self::archive(packing)));
+        }
+        let (archive, number) = file.rsplit_once(PART)?;
+        Some((archive.strip_suffix(ARCHIVE)?, Self::Archive { packing, part: Some(number.parse().ok()?) }))
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Archive { packing, part: None } => write!(f, "{ARCHIVE}{}", packing.ending()),
+            Self::Archive { packing, part: Some(part) } => write!(f, "{ARCHIVE}{PART}{part}{}", packing.ending()),
+            Self::Checksum { packing } => write!(f, "{ARCHIVE}{}{CHECKSUM}", packing.ending()),
+            Self::Globals { packing } => write!(f, "{GLOBALS}{}", packing.ending()),
+            Self::Details => f.write_str(DETAILS),
+            Self::Manifest => f.write_str(MANIFEST),
+        }
+    }
+}
+
+/// The name of an object of a dump in its folder: stem and ending.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ObjectName {
+    pub stem: DumpStem,
+    pub ending: Ending,
+}
+
+impl ObjectName {
+    /// Where the object lies, as an object of `instance`.
+    pub fn key(&self, instance: &InstanceName) -> Key {
+        StoredName::Dump { instance: instance.clone(), name: self.clone() }.key()
+    }
+}
+
+impl FromStr for ObjectName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let parse = || {
+            let (stem, ending) = Ending::split(text)?;
+            Some(Self { stem: stem.parse().ok()?, ending })
+        };
+        parse().ok_or_else(|| InvalidName::new(text, "the name of an object of a dump"))
+    }
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.stem, self.ending)
+    }
+}
+
+impl std::fmt::Debug for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(&self.to_string(), f)
+    }
+}
+
+impl TryFrom<String> for ObjectName {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<ObjectName> for String {
+    fn from(name: ObjectName) -> Self {
+        name.to_string()
     }
 }
 
@@ -355,8 +539,7 @@ pub enum StoredName {
     },
     Dump {
         instance: InstanceName,
-        stem: DumpStem,
-        role: ObjectRole,
+        name: ObjectName,
     },
     Proof {
         instance: InstanceName,
@@ -382,9 +565,7 @@ impl StoredName {
                 Folder::Lineages.path(instance) + &format!("/{system_identifier}{JSON}")
             }
             Self::Intent { instance, id } => Folder::Intents.path(instance) + &format!("/{id}{JSON}"),
-            Self::Dump { instance, stem, role } => {
-                format!("{}/{}", Folder::Dumps.path(instance), stem.file_name(*role))
-            }
+            Self::Dump { instance, name } => format!("{}/{name}", Folder::Dumps.path(instance)),
             Self::Proof { instance, id, proof } => Folder::Proofs.path(instance) + &format!("/{id}/{proof}{JSON}"),
             Self::Run { instance, run } => Folder::Runs.path(instance) + &format!("/{run}{JSON}"),
         };
@@ -410,11 +591,7 @@ impl StoredName {
                 Some(Self::Lineage { instance, system_identifier })
             }
             (Folder::Intents, [file]) => Some(Self::Intent { instance, id: file.strip_suffix(JSON)?.parse().ok()? }),
-            (Folder::Dumps, [file]) => {
-                let stem_of = |role: ObjectRole| file.strip_suffix(role.ending())?.parse().ok();
-                let (stem, role) = ObjectRole::ALL.into_iter().find_map(|role| Some((stem_of(role)?, role)))?;
-                Some(Self::Dump { instance, stem, role })
-            }
+            (Folder::Dumps, [file]) => Some(Self::Dump { instance, name: file.parse().ok()? }),
             (Folder::Proofs, [id, file]) => {
                 Some(Self::Proof { instance, id: id.parse().ok()?, proof: file.strip_suffix(JSON)?.parse().ok()? })
             }
@@ -498,14 +675,29 @@ mod tests {
             "[a-zA-Z0-9 _.~%/=-]{0,12}",
             Just("_20250101T000000Z_".to_owned()),
             Just("20250101T000000Z".to_owned()),
-            Just("_globals.sql.zst".to_owned()),
+            Just("_globals.sql".to_owned()),
             Just(".manifest.json".to_owned()),
-            Just(".dump.zst".to_owned()),
+            Just(".dump".to_owned()),
+            Just(".part0001".to_owned()),
+            Just(".zst".to_owned()),
+            Just(".sha256".to_owned()),
             Just(".pgkeep-unfinished-".to_owned()),
             Just("..".to_owned()),
             Just("你好".to_owned()),
         ];
         proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    fn ending() -> impl Strategy<Value = Ending> {
+        let packing = || proptest::sample::select(&Packing::ALL);
+        prop_oneof![
+            (packing(), proptest::option::of((1..=9999u16).prop_map(PartNumber)))
+                .prop_map(|(packing, part)| Ending::Archive { packing, part }),
+            packing().prop_map(|packing| Ending::Checksum { packing }),
+            packing().prop_map(|packing| Ending::Globals { packing }),
+            Just(Ending::Details),
+            Just(Ending::Manifest),
+        ]
     }
 
     fn stored_name() -> impl Strategy<Value = StoredName> {
@@ -520,8 +712,8 @@ mod tests {
             (instance(), any::<u64>())
                 .prop_map(|(instance, id)| StoredName::Lineage { instance, system_identifier: SystemIdentifier(id) }),
             (instance(), stem()).prop_map(|(instance, stem)| StoredName::Intent { instance, id: (&stem).into() }),
-            (instance(), stem(), proptest::sample::select(&ObjectRole::ALL))
-                .prop_map(|(instance, stem, role)| StoredName::Dump { instance, stem, role }),
+            (instance(), stem(), ending())
+                .prop_map(|(instance, stem, ending)| StoredName::Dump { instance, name: stem.object(ending) }),
             (instance(), stem(), proof).prop_map(|(instance, stem, proof)| StoredName::Proof {
                 instance,
                 id: (&stem).into(),
@@ -537,6 +729,11 @@ mod tests {
         #[test]
         fn what_is_built_is_parsed(name in stored_name()) {
             prop_assert_eq!(StoredName::parse(&name.key()), Some(name));
+        }
+
+        #[test]
+        fn no_ending_is_the_end_of_another(a in ending(), b in ending()) {
+            prop_assert_eq!(a == b, a.to_string().ends_with(&b.to_string()));
         }
 
         #[test]
@@ -577,6 +774,28 @@ mod tests {
     }
 
     #[test]
+    fn an_object_is_called_as_the_format_says() {
+        let stem: DumpStem = "shop_20250131T020304Z_db1".parse().unwrap();
+        let part = PartNumber::FIRST.next();
+        for (ending, name) in [
+            (Ending::archive(Packing::Zstd), ".dump.zst"),
+            (Ending::archive(Packing::Plain), ".dump"),
+            (Ending::Archive { packing: Packing::Zstd, part }, ".dump.part0002.zst"),
+            (Ending::Archive { packing: Packing::Plain, part }, ".dump.part0002"),
+            (Ending::Checksum { packing: Packing::Zstd }, ".dump.zst.sha256"),
+            (Ending::Checksum { packing: Packing::Plain }, ".dump.sha256"),
+            (Ending::Globals { packing: Packing::Zstd }, "_globals.sql.zst"),
+            (Ending::Globals { packing: Packing::Plain }, "_globals.sql"),
+            (Ending::Details, ".details.json.zst"),
+            (Ending::Manifest, ".manifest.json"),
+        ] {
+            assert_eq!(stem.object(ending).to_string(), format!("{stem}{name}"));
+        }
+        assert_eq!(PartNumber::LAST.next(), None);
+        assert_eq!("9999".parse::<PartNumber>().unwrap(), PartNumber::LAST);
+    }
+
+    #[test]
     fn names_of_others_are_not_ours() {
         for foreign in [
             "pgkeep.json.bak",
@@ -589,7 +808,16 @@ mod tests {
             "main/dumps/shop.dump.zst",
             "Main/runs/x.json",
             "main/dumps/a_20250101T000000Z_h.dump.zst.age",
-            "main/dumps/a_20250101T000000Z_h.dump",
+            "main/dumps/a_20250101T000000Z_h.dump.part0001.sha256",
+            "main/dumps/a_20250101T000000Z_h.dump.part0001.zst.sha256",
+            "main/dumps/a_20250101T000000Z_h.dump.part0000.zst",
+            "main/dumps/a_20250101T000000Z_h.dump.part001.zst",
+            "main/dumps/a_20250101T000000Z_h.dump.part00001.zst",
+            "main/dumps/a_20250101T000000Z_h.dump.part+001",
+            "main/dumps/a_20250101T000000Z_h.part0001",
+            "main/dumps/a_20250101T000000Z_h.dump.zst.zst",
+            "main/dumps/a_20250101T000000Z_h.details.json",
+            "main/dumps/a_20250101T000000Z_h.manifest.json.zst",
             "main/dumps/x/a_20250101T000000Z_h.dump.zst",
             "main/runs/20250101T000000Z-dump-ABCDEF01.json",
             "main/proofs/a_20250101T000000Z_h/20250101T000000Z-L4-passed.json",

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 
 use super::document;
 use super::intent::{SeenIntent, intents};
-use super::layout::{BackupId, DumpStem, ObjectRole, StoredName};
+use super::layout::{BackupId, DumpStem, Ending, StoredName};
 use super::lock::Lock;
+use super::objects::remove_data;
 use super::repository::Repository;
-use crate::error::{Doing as _, Error, Kind, Result};
-use crate::storage::Key;
+use crate::error::{Doing as _, Kind, Result};
 
 /// Removes the data and the intents of backups that runs of the verb and instance of `lock` were making on `host` when
 /// they died, and returns the ids of those that never became backups. One that has its manifest is whole: only its
@@ -46,9 +46,9 @@ async fn remove(
         if is_dead(&intent, lock, host)
             && let Ok(stem) = intent.document.id.as_str().parse::<DumpStem>()
         {
-            let manifest = key(lock, &stem, ObjectRole::Manifest);
+            let manifest = stem.object(Ending::Manifest).key(lock.instance());
             if document::head_if_there(repository.storage(), &manifest).await?.is_none() {
-                remove_data(repository, lock, &stem).await?;
+                remove_data(repository, lock.instance(), &stem).await?;
                 removed.push(intent.document.id.clone());
             }
             let intent = StoredName::Intent { instance: lock.instance().clone(), id: intent.document.id };
@@ -65,17 +65,6 @@ pub(super) fn is_dead(intent: &SeenIntent, lock: &Lock, host: &str) -> bool {
     ours && seen.lock_token != lock.holder().token
 }
 
-pub(super) async fn remove_data(repository: &Repository, lock: &Lock, stem: &DumpStem) -> Result<(), Error> {
-    for role in ObjectRole::ALL.into_iter().filter(|role| *role != ObjectRole::Manifest) {
-        repository.storage().delete(&key(lock, stem, role)).await?;
-    }
-    Ok(())
-}
-
-fn key(lock: &Lock, stem: &DumpStem, role: ObjectRole) -> Key {
-    StoredName::Dump { instance: lock.instance().clone(), stem: stem.clone(), role }.key()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -86,7 +75,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::repo::manifest::tests::sample;
-    use crate::repo::{BackupWriter, StateDirectory, Verb};
+    use crate::repo::{BackupWriter, Packing, StateDirectory, Verb};
     use crate::storage::{Effect, Fault, FaultyStorage, Injection, MemoryStorage, Operation, Prefix, Storage};
 
     struct World {
@@ -115,8 +104,12 @@ mod tests {
             self.now += TimeDelta::seconds(1);
             let (lock, clock) = (self.lock(), ManualClock::at(self.now));
             let writer = BackupWriter::begin(&self.repository, &lock, "shop", host, &clock).await.unwrap();
-            writer.put(ObjectRole::Archive, Bytes::from_static(b"data")).await.unwrap();
-            writer.put(ObjectRole::Checksum, Bytes::from_static(b"line")).await.unwrap();
+            for number in ["0001", "0002", "0003"] {
+                let part = Some(number.parse().unwrap());
+                let ending = Ending::Archive { packing: Packing::Zstd, part };
+                writer.put(ending, Bytes::from_static(b"data")).await.unwrap();
+            }
+            writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"line")).await.unwrap();
             writer.stem().clone()
         }
 
@@ -131,7 +124,7 @@ mod tests {
     async fn a_killed_run_leaves_nothing_to_the_next() {
         let mut world = World::new().await;
         let stem = world.die("db1").await;
-        assert_eq!(world.names().await.len(), 3);
+        assert_eq!(world.names().await.len(), 5);
         let removed = remove_leftovers(&world.repository, &world.lock(), "db1").await.unwrap();
         assert_eq!(removed, [BackupId::from(&stem)]);
         assert_eq!(world.names().await, [""; 0]);
@@ -143,10 +136,11 @@ mod tests {
         let stem = world.die("db1").await;
         let manifest = sample(&"main".parse().unwrap(), "shop", stem.started_at().time());
         let lock = world.lock();
-        world.storage.create(&key(&lock, &stem, ObjectRole::Manifest), manifest.to_json().unwrap()).await.unwrap();
+        let key = stem.object(Ending::Manifest).key(lock.instance());
+        world.storage.create(&key, manifest.to_json().unwrap()).await.unwrap();
         assert_eq!(remove_leftovers(&world.repository, &lock, "db1").await.unwrap(), []);
         let names = world.names().await;
-        assert_eq!(names.len(), 3, "{names:?}");
+        assert_eq!(names.len(), 5, "{names:?}");
         assert!(names.iter().all(|name| name.starts_with("main/dumps/")), "{names:?}");
     }
 
@@ -158,7 +152,7 @@ mod tests {
         let clock = ManualClock::at(world.now + TimeDelta::seconds(9));
         let living = BackupWriter::begin(&world.repository, &lock, "shop", "db1", &clock).await.unwrap();
         assert_eq!(remove_leftovers(&world.repository, &lock, "db1").await.unwrap(), []);
-        assert_eq!(world.names().await.len(), 4);
+        assert_eq!(world.names().await.len(), 6);
         living.intent().still_ours().await.unwrap();
     }
 
@@ -175,7 +169,7 @@ mod tests {
             remove_leftovers(&world.repository, &world.lock(), "db1").await.unwrap();
             assert_eq!(world.names().await, [""; 0]);
             if first.is_ok() {
-                assert_eq!(nth, 6, "four objects of data and an intent");
+                assert_eq!(nth, 6, "three parts, a checksum and an intent");
                 break;
             }
         }

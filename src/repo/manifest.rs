@@ -7,13 +7,14 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::archive::object_key;
 use super::document::{self, FORMAT};
-use super::layout::{BackupId, DumpStem, ObjectRole};
+use super::layout::{BackupId, DumpStem, Ending, ObjectName, ObjectRole, Packing, PartNumber};
 use super::name::{InstanceName, SystemIdentifier};
 use super::repository::Repository;
 use crate::digest::{Fingerprint, Sha256};
 use crate::error::{Error, Kind, Result};
+use crate::pg::archive::ArchiveCompression;
+use crate::storage::Key;
 
 /// `<stem>.manifest.json`, format 1. Keys that a newer version adds are let pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,28 +84,130 @@ pub struct Client {
     pub version: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How the archive was compressed, and by whom: `{"method":"zstd","level":3}` for frames of zstd around an archive that
+/// is not compressed inside, `{"method":"gzip","level":9,"by":"pg_dump"}` for an archive that is stored as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Compression {
-    /// "zstd".
-    pub method: String,
-    pub level: i32,
+    pub method: CompressionMethod,
+    /// Where it is known: `pg_dump` of PostgreSQL 16 and newer has methods with a default of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<i32>,
+    #[serde(default, skip_serializing_if = "CompressedBy::is_pgkeep")]
+    pub by: CompressedBy,
+}
+
+/// A method that is not here needs a higher format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressionMethod {
+    None,
+    Gzip,
+    Lz4,
+    Zstd,
+}
+
+impl CompressionMethod {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+impl From<ArchiveCompression> for CompressionMethod {
+    fn from(inside: ArchiveCompression) -> Self {
+        match inside {
+            ArchiveCompression::None => Self::None,
+            ArchiveCompression::Gzip => Self::Gzip,
+            ArchiveCompression::Lz4 => Self::Lz4,
+            ArchiveCompression::Zstd => Self::Zstd,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompressedBy {
+    /// Around the archive.
+    #[default]
+    Pgkeep,
+    /// Inside the archive.
+    PgDump,
+}
+
+impl CompressedBy {
+    fn is_pgkeep(&self) -> bool {
+        *self == Self::Pgkeep
+    }
+}
+
+impl Compression {
+    /// Frames of zstd, made here.
+    pub fn zstd(level: i32) -> Self {
+        Self { method: CompressionMethod::Zstd, level: Some(level), by: CompressedBy::Pgkeep }
+    }
+
+    /// Left to `pg_dump`; the archive's header says what it did.
+    pub fn by_pg_dump(inside: ArchiveCompression, level: Option<i32>) -> Self {
+        Self { method: inside.into(), level, by: CompressedBy::PgDump }
+    }
+
+    /// What the archive's header says.
+    pub fn inside(self) -> CompressionMethod {
+        match self.by {
+            CompressedBy::Pgkeep => CompressionMethod::None,
+            CompressedBy::PgDump => self.method,
+        }
+    }
+
+    /// How the objects of the archive are packed.
+    pub fn packing(self) -> Packing {
+        match self.by {
+            CompressedBy::Pgkeep => Packing::Zstd,
+            CompressedBy::PgDump => Packing::Plain,
+        }
+    }
+}
+
+/// "zstd:3", "gzip:9 by pg_dump".
+impl std::fmt::Display for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.method.as_str())?;
+        if let Some(level) = self.level {
+            write!(f, ":{level}")?;
+        }
+        match self.by {
+            CompressedBy::Pgkeep => Ok(()),
+            CompressedBy::PgDump => f.write_str(" by pg_dump"),
+        }
+    }
 }
 
 /// An object of the backup other than the manifest itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoredObject {
+    /// What the name says, for readers who do not take names apart.
     pub role: ObjectRole,
     /// Beside the manifest, without a folder.
-    pub name: String,
+    pub name: ObjectName,
     pub size_bytes: u64,
     pub sha256: Sha256,
 }
 
 impl StoredObject {
-    pub fn new(stem: &DumpStem, role: ObjectRole, stored: Fingerprint) -> Self {
-        Self { role, name: stem.file_name(role), size_bytes: stored.size_bytes, sha256: stored.sha256 }
+    pub fn new(stem: &DumpStem, ending: Ending, stored: Fingerprint) -> Self {
+        let name = stem.object(ending);
+        Self { role: ending.role(), name, size_bytes: stored.size_bytes, sha256: stored.sha256 }
+    }
+
+    /// Where it lies, as an object of `instance`.
+    pub fn key(&self, instance: &InstanceName) -> Key {
+        self.name.key(instance)
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
@@ -133,7 +236,8 @@ pub enum GlobalsIncluded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checks {
-    /// Each compressed block was decoded again and compared.
+    /// Each block that was compressed here was decoded again and compared; of an archive that `pg_dump` compressed, the
+    /// data of every table and large object were decoded to their end.
     pub decoded: bool,
     /// The stored archive was read and decoded to its end.
     pub read_back: bool,
@@ -157,7 +261,7 @@ impl DumpManifest {
 
     /// Reads the manifest of `stem`, which has to be about that dump and about nothing but its own objects.
     pub fn from_json(body: &[u8], instance: &InstanceName, stem: &DumpStem) -> Result<Self> {
-        let name = stem.file_name(ObjectRole::Manifest);
+        let name = stem.object(Ending::Manifest).to_string();
         let manifest: Self = document::from_sealed_json(body, &name)?;
         match manifest.stranger(instance, stem) {
             None => Ok(manifest),
@@ -169,7 +273,7 @@ impl DumpManifest {
 
     /// Reads the manifest of `stem` in a repository, with its bytes as they are.
     pub async fn fetch(repository: &Repository, instance: &InstanceName, stem: &DumpStem) -> Result<(Bytes, Self)> {
-        let key = object_key(instance, stem, ObjectRole::Manifest);
+        let key = stem.object(Ending::Manifest).key(instance);
         let body = repository.storage().get(&key, document::LIMIT_BYTES).await?;
         let manifest = Self::from_json(&body, instance, stem)?;
         Ok((body, manifest))
@@ -183,15 +287,53 @@ impl DumpManifest {
         if !stem.is_of_database(&self.database) {
             return Some(format!("it names database {:?}", self.database));
         }
-        if let Some(object) = self.objects.iter().find(|object| object.name != stem.file_name(object.role)) {
-            return Some(format!("it names object {:?}", object.name));
+        let foreign = |object: &&StoredObject| object.name.stem != *stem || object.role != object.name.ending.role();
+        if let Some(object) = self.objects.iter().find(foreign) {
+            return Some(format!("it names object {:?} as {:?}", object.name, object.role));
         }
-        let archives = self.objects.iter().filter(|object| object.role == ObjectRole::Archive).count();
-        (archives != 1).then(|| format!("it names {archives} archives"))
+        self.odd_archive().or_else(|| self.odd_companion())
     }
 
+    /// An archive is one object, or parts numbered from 1 without a hole, packed as the manifest says.
+    fn odd_archive(&self) -> Option<String> {
+        let packing = self.compression.packing();
+        let Some(first) = self.archive().next() else { return Some("it names no archive".to_owned()) };
+        let mut expected = (first.name.ending != Ending::archive(packing)).then_some(PartNumber::FIRST);
+        for (count, object) in self.archive().enumerate() {
+            let is_next = object.name.ending == Ending::Archive { packing, part: expected };
+            if !is_next || (expected.is_none() && count > 0) {
+                return Some(format!("it names {:?} as object {} of the archive", object.name, count + 1));
+            }
+            expected = expected.and_then(PartNumber::next);
+        }
+        None
+    }
+
+    /// Beside the archive there is one object of a role at most, and the checksum is of this archive.
+    fn odd_companion(&self) -> Option<String> {
+        let companions = || self.objects.iter().filter(|object| object.role != ObjectRole::Archive);
+        let odd = companions().find(|object| match object.name.ending {
+            Ending::Manifest => true,
+            Ending::Checksum { packing } if packing != self.compression.packing() => true,
+            _ => companions().filter(|other| other.role == object.role).count() > 1,
+        });
+        odd.map(|object| format!("it names {:?} beside the archive", object.name))
+    }
+
+    /// The objects of the archive, in order: one, or the parts of it.
+    pub fn archive(&self) -> impl Iterator<Item = &StoredObject> {
+        self.objects.iter().filter(|object| object.role == ObjectRole::Archive)
+    }
+
+    /// The object of a role of which there is one: not that of the archive, which may have parts.
     pub fn object(&self, role: ObjectRole) -> Option<&StoredObject> {
         self.objects.iter().find(|object| object.role == role)
+    }
+
+    /// What `sha256sum -c` reads: `<64 hex>  <name>` for each object of the archive, without a folder, so that it holds
+    /// wherever the files are.
+    pub fn checksum_lines(&self) -> String {
+        checksum_lines(self.archive())
     }
 
     /// Bytes of all its objects in the store.
@@ -204,6 +346,11 @@ impl DumpManifest {
     pub const FORMAT: u32 = FORMAT;
 }
 
+/// As [`DumpManifest::checksum_lines`], for objects that no manifest names yet.
+pub fn checksum_lines<'a>(archive: impl IntoIterator<Item = &'a StoredObject>) -> String {
+    archive.into_iter().map(|object| format!("{}  {}\n", object.sha256, object.name)).collect()
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -211,7 +358,8 @@ pub(super) mod tests {
 
     pub fn sample(instance: &InstanceName, database: &str, started_at: DateTime<Utc>) -> DumpManifest {
         let stem = DumpStem::new(database, Stamp::of(started_at), "db1");
-        let object = |role| StoredObject::new(&stem, role, Fingerprint::of(b"x"));
+        let object = |ending| StoredObject::new(&stem, ending, Fingerprint::of(b"x"));
+        let packing = Packing::Zstd;
         DumpManifest {
             format: FORMAT,
             kind: BackupKind::Dump,
@@ -227,9 +375,13 @@ pub(super) mod tests {
             duration_seconds: 90.5,
             client: Client { program: "/usr/lib/postgresql/15/bin/pg_dump".to_owned(), version: "15.8".to_owned() },
             archive_version: "1.14".to_owned(),
-            compression: Compression { method: "zstd".to_owned(), level: 3 },
+            compression: Compression::zstd(3),
             plain: Fingerprint::of(b"plain"),
-            objects: vec![object(ObjectRole::Archive), object(ObjectRole::Checksum), object(ObjectRole::Details)],
+            objects: vec![
+                object(Ending::archive(packing)),
+                object(Ending::Checksum { packing }),
+                object(Ending::Details),
+            ],
             globals: Globals {
                 included: GlobalsIncluded::NotIncluded,
                 reason: Some("permission denied for table pg_authid".to_owned()),
@@ -254,7 +406,7 @@ pub(super) mod tests {
         assert_eq!(read(&manifest, stem).unwrap(), manifest);
 
         let mut foreign = manifest.clone();
-        foreign.objects[1].name = "../../etc/passwd".to_owned();
+        foreign.objects[1].name.stem = "shop_20250131T020304Z_db1".parse().unwrap();
         let swapped = [
             (manifest.clone(), "shop_20250131T020304Z_db1"),
             (DumpManifest { instance: "other".parse().unwrap(), ..manifest.clone() }, stem),
@@ -265,6 +417,69 @@ pub(super) mod tests {
         for (manifest, stem) in swapped {
             assert_eq!(read(&manifest, stem).unwrap_err().kind, Kind::Verification, "{manifest:?}");
         }
+    }
+
+    #[test]
+    fn an_archive_is_one_object_or_parts_without_a_hole_all_packed_alike() {
+        use Packing::{Plain, Zstd};
+        let sample = sample(&"main".parse().unwrap(), "shop", "2025-01-31T02:03:04Z".parse().unwrap());
+        let stem = DumpStem::new("shop", Stamp::of(sample.started_at), "db1");
+        let whole = |packing| Ending::archive(packing);
+        let part = |packing, number: &str| Ending::Archive { packing, part: Some(number.parse().unwrap()) };
+        let checksum = |packing| Ending::Checksum { packing };
+        let with = |endings: &[Ending], compression| {
+            let object = |ending: &Ending| StoredObject::new(&stem, *ending, Fingerprint::of(b"x"));
+            let objects = endings.iter().map(object).collect();
+            read(&DumpManifest { objects, compression, ..sample.clone() }, &stem.to_string())
+        };
+        let ours = Compression::zstd(3);
+        let theirs = Compression::by_pg_dump(ArchiveCompression::Gzip, Some(9));
+        let (one, two, three) = (part(Zstd, "0001"), part(Zstd, "0002"), part(Zstd, "0003"));
+        for (endings, compression) in [
+            (&[whole(Zstd), checksum(Zstd)][..], ours),
+            (&[whole(Plain), checksum(Plain), Ending::Globals { packing: Plain }, Ending::Details], theirs),
+            (&[one], ours),
+            (&[one, two, three, checksum(Zstd)], ours),
+            (&[part(Plain, "0001"), part(Plain, "0002")], theirs),
+        ] {
+            let manifest = with(endings, compression).unwrap();
+            let names = manifest.archive().map(|object| object.name.ending);
+            let archive = endings.iter().filter(|ending| ending.role() == ObjectRole::Archive);
+            assert!(names.eq(archive.copied()), "{endings:?}");
+        }
+        for (endings, compression) in [
+            (&[][..], ours),
+            (&[checksum(Zstd)], ours),
+            (&[whole(Zstd), whole(Zstd)], ours),
+            (&[whole(Zstd), one], ours),
+            (&[one, whole(Zstd)], ours),
+            (&[two], ours),
+            (&[one, three], ours),
+            (&[two, one], ours),
+            (&[one, one], ours),
+            (&[one, part(Plain, "0002")], ours),
+            (&[whole(Plain)], ours),
+            (&[whole(Zstd)], theirs),
+            (&[one, two], theirs),
+            (&[whole(Zstd), checksum(Plain)], ours),
+            (&[whole(Zstd), checksum(Zstd), checksum(Zstd)], ours),
+            (&[whole(Zstd), Ending::Globals { packing: Plain }, Ending::Globals { packing: Zstd }], ours),
+            (&[whole(Zstd), Ending::Manifest], ours),
+        ] {
+            assert_eq!(with(endings, compression).unwrap_err().kind, Kind::Verification, "{endings:?} {compression}");
+        }
+    }
+
+    #[test]
+    fn compression_says_who_did_it() {
+        let json = |compression: Compression| serde_json::to_string(&compression).unwrap();
+        assert_eq!(json(Compression::zstd(3)), r#"{"method":"zstd","level":3}"#);
+        let theirs = Compression::by_pg_dump(ArchiveCompression::Gzip, Some(9));
+        assert_eq!(json(theirs), r#"{"method":"gzip","level":9,"by":"pg_dump"}"#);
+        assert_eq!(serde_json::from_str::<Compression>(&json(theirs)).unwrap(), theirs);
+        let unlevelled = Compression::by_pg_dump(ArchiveCompression::Lz4, None);
+        assert_eq!(serde_json::from_str::<Compression>(&json(unlevelled)).unwrap(), unlevelled);
+        assert_eq!((theirs.to_string(), unlevelled.to_string()), ("gzip:9 by pg_dump".into(), "lz4 by pg_dump".into()));
     }
 
     #[test]

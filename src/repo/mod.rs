@@ -18,6 +18,8 @@ mod lineage;
 mod lock;
 mod manifest;
 mod name;
+mod objects;
+mod packed;
 mod probe;
 mod proof;
 mod record;
@@ -38,17 +40,18 @@ pub use intent::{
     intents, judged_intents, liveness,
 };
 pub use layout::{
-    BackupId, DumpStem, Folder, Level, ObjectRole, ProbeName, ProofName, RunName, StoredName, Verb, Verdict,
-    instance_folder,
+    BackupId, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName, ProofName,
+    RunName, StoredName, Verb, Verdict, instance_folder,
 };
 pub use leftovers::{remove_leftovers, remove_leftovers_but};
 pub use lineage::{Kinship, Lineage, NewLineage};
 pub use lock::{Holder, Lock, LockState};
 pub use manifest::{
-    BackupKind, Checks, Client, Compression, Counts, DumpManifest, Globals, GlobalsIncluded, ServerVersion, Source,
-    StoredObject,
+    BackupKind, Checks, Client, CompressedBy, Compression, CompressionMethod, Counts, DumpManifest, Globals,
+    GlobalsIncluded, ServerVersion, Source, StoredObject, checksum_lines,
 };
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
+pub use packed::{pack, unpack};
 pub use probe::probe;
 pub use proof::{Proof, Proofs, proofs};
 pub use record::{Elsewhere, RecordPlace, Run, RunItem, RunOutcome, RunRecord, RunStatus, SeenRun, runs, status_seen};

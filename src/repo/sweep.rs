@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::document;
 use super::intent::{Liveness, READS_AT_ONCE, judged_intents};
-use super::layout::{BackupId, DumpStem, Folder, ObjectRole, StoredName, instance_folder};
+use super::layout::{BackupId, DumpStem, Ending, Folder, ObjectName, StoredName, instance_folder};
 use super::lock::Lock;
 use super::manifest::DumpManifest;
 use super::name::InstanceName;
@@ -108,7 +108,7 @@ impl SweepPlan {
 }
 
 fn manifest_key(instance: &InstanceName, stem: &DumpStem) -> Key {
-    StoredName::Dump { instance: instance.clone(), stem: stem.clone(), role: ObjectRole::Manifest }.key()
+    stem.object(Ending::Manifest).key(instance)
 }
 
 async fn remove_old_runs(repository: &Repository, instance: &InstanceName) -> Result<usize> {
@@ -131,8 +131,8 @@ async fn list_data(repository: &Repository, instance: &InstanceName) -> Result<V
     for folder in [Folder::Dumps, Folder::Proofs] {
         for meta in repository.storage().list(&folder.of(instance)).await? {
             match StoredName::parse(&meta.key) {
-                Some(StoredName::Dump { role: ObjectRole::Manifest, .. }) => {}
-                Some(StoredName::Dump { stem, .. }) => data.push((BackupId::from(&stem), meta)),
+                Some(StoredName::Dump { name: ObjectName { ending: Ending::Manifest, .. }, .. }) => {}
+                Some(StoredName::Dump { name, .. }) => data.push((BackupId::from(&name.stem), meta)),
                 Some(StoredName::Proof { id, .. }) => data.push((id, meta)),
                 // Not ours to delete.
                 _ => {}
@@ -147,7 +147,7 @@ async fn list_data(repository: &Repository, instance: &InstanceName) -> Result<V
 async fn list_manifests(repository: &Repository, instance: &InstanceName) -> Result<Vec<BackupId>> {
     let listed = repository.storage().list(&Folder::Dumps.of(instance)).await?;
     let reads = listed.into_iter().filter_map(|meta| match StoredName::parse(&meta.key)? {
-        StoredName::Dump { stem, role: ObjectRole::Manifest, .. } => Some(async move {
+        StoredName::Dump { name: ObjectName { stem, ending: Ending::Manifest }, .. } => Some(async move {
             check_manifest(repository.storage(), &meta.key, instance, &stem).await?;
             Ok::<_, Error>(BackupId::from(&stem))
         }),

@@ -6,10 +6,14 @@
 mod access;
 mod address;
 mod create_only;
+mod credentials;
 mod faulty;
 mod key;
 mod local;
 mod memory;
+mod rclone;
+mod retry;
+mod s3;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -19,12 +23,14 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 pub use access::{Access, Patience};
-pub use address::Address;
+pub use address::{Address, BucketAddress, Endpoint, Profile, RemoteAddress};
 pub use create_only::CreateOnly;
+pub use credentials::Credentials;
 pub use faulty::{Call, Effect, FaultyStorage, Injection, Operation};
 pub use key::{InvalidKey, Key, Prefix};
 pub use local::{LocalStorage, Missing};
 pub use memory::MemoryStorage;
+pub use s3::S3Storage;
 
 pub type Result<T, E = StorageError> = std::result::Result<T, E>;
 

@@ -61,7 +61,6 @@ where
     W: Write + Send + 'static,
 {
     let threads = threads.get();
-    let (tell, verdict) = Verdict::new(WORK);
     let (chunks, arriving) = async_channel::channel(CHUNKS_WAITING);
     let (order, in_order) = sync_channel(threads);
     let (jobs, queue) = sync_channel(1);
@@ -75,6 +74,33 @@ where
     let dispatcher = Dispatcher { jobs, order, spares };
     let splitter = Splitter::new(expected_bytes)?;
     start("decode-split".to_owned(), move || dispatcher.run(splitter, arriving))?;
+    let verdict = write(output, expected_bytes, task, in_order, spare)?;
+    Ok(Decompressor { chunks: Some(chunks), verdict })
+}
+
+/// As [`decompress`], for a stream that is not compressed: what is pushed is written and hashed, and nothing beyond
+/// `limit_bytes`.
+pub fn pass<W>(output: W, limit_bytes: u64, task: Arc<dyn Task>) -> Result<Decompressor<W>>
+where
+    W: Write + Send + 'static,
+{
+    let (chunks, arriving) = async_channel::channel(CHUNKS_WAITING);
+    let (order, in_order) = sync_channel(1);
+    let (spare, _) = channel();
+    start("pass".to_owned(), move || pass_on(arriving, &order, limit_bytes))?;
+    let verdict = write(output, None, task, in_order, spare)?;
+    Ok(Decompressor { chunks: Some(chunks), verdict })
+}
+
+/// Starts the last stage: one thread writes, another hashes what was written.
+fn write<W: Write + Send + 'static>(
+    output: W,
+    expected_bytes: Option<u64>,
+    task: Arc<dyn Task>,
+    in_order: Receiver<Item>,
+    spare: Sender<Vec<u8>>,
+) -> Result<Verdict<Decompressed<W>>> {
+    let (tell, verdict) = Verdict::new(WORK);
     let (hash, written) = sync_channel(1);
     let (tell_plain, plain) = sync_channel(1);
     start("decode-hash".to_owned(), move || {
@@ -83,7 +109,7 @@ where
     })?;
     let writer = Writer { output, written_bytes: 0, expected_bytes, task, hash, plain };
     start("decode-write".to_owned(), move || drop(tell.send(writer.run(&in_order))))?;
-    Ok(Decompressor { chunks: Some(chunks), verdict })
+    Ok(verdict)
 }
 
 impl<W> Decompressor<W> {
@@ -124,9 +150,15 @@ struct Job {
 
 /// What the writer handles, in stream order.
 enum Item {
-    Decoding { offset: u64, plain: Receiver<Result<Vec<u8>>> },
+    Decoding {
+        offset: u64,
+        plain: Receiver<Result<Vec<u8>>>,
+    },
     Plain(Vec<u8>),
-    End { stored: Fingerprint },
+    /// `None`: what was pushed is what was written.
+    End {
+        stored: Option<Fingerprint>,
+    },
     Failed(Error),
 }
 
@@ -143,12 +175,10 @@ impl Dispatcher {
     fn run(self, mut splitter: Splitter, mut arriving: async_channel::Receiver<Option<Bytes>>) {
         let mut stored = Fingerprinter::new();
         let end = loop {
-            let Some(chunk) = arriving.blocking_recv() else {
-                break Item::Failed(Error::new(Kind::Unexpected, format!("{WORK}: its source gave up")));
-            };
+            let Some(chunk) = arriving.blocking_recv() else { break gave_up() };
             let Some(chunk) = chunk else {
                 break match splitter.finish() {
-                    Ok(()) => Item::End { stored: stored.finish() },
+                    Ok(()) => Item::End { stored: Some(stored.finish()) },
                     Err(error) => Item::Failed(error),
                 };
             };
@@ -179,6 +209,32 @@ impl Dispatcher {
             }
         }
     }
+}
+
+fn pass_on(mut arriving: async_channel::Receiver<Option<Bytes>>, order: &SyncSender<Item>, limit_bytes: u64) {
+    let mut passed_bytes = 0;
+    let end = loop {
+        let Some(chunk) = arriving.blocking_recv() else { break gave_up() };
+        let Some(chunk) = chunk else { break Item::End { stored: None } };
+        passed_bytes += chunk.len() as u64;
+        if passed_bytes > limit_bytes {
+            break Item::Failed(too_long(limit_bytes));
+        }
+        if order.send(Item::Plain(chunk.into())).is_err() {
+            return;
+        }
+    };
+    // A writer that is gone has told its own error.
+    let _ = order.send(end);
+}
+
+fn too_long(limit_bytes: u64) -> Error {
+    Error::new(Kind::Verification, format!("the stream has more than the {limit_bytes} bytes that were expected"))
+        .hint("the stored bytes are damaged: use another copy, or an older backup")
+}
+
+fn gave_up() -> Item {
+    Item::Failed(Error::new(Kind::Unexpected, format!("{WORK}: its source gave up")))
 }
 
 fn work(mut decoder: DCtx<'static>, queue: &Mutex<Receiver<Job>>) {
@@ -252,10 +308,11 @@ impl<W: Write> Writer<W> {
         self.hash.send(plain).map_err(|_| vanished(WORK))
     }
 
-    fn end(mut self, stored: Fingerprint) -> Result<Decompressed<W>> {
+    fn end(mut self, stored: Option<Fingerprint>) -> Result<Decompressed<W>> {
         self.output.flush().map_err(own).doing(Kind::Storage, || "write the end of the decoded stream")?;
         drop(self.hash);
         let plain = self.plain.recv().map_err(|_| vanished(WORK))?;
+        let stored = stored.unwrap_or(plain);
         match self.expected_bytes {
             Some(expected) if plain.size_bytes != expected => {
                 let why = format!("it decodes to {} bytes, expected were {expected}", plain.size_bytes);

@@ -7,6 +7,7 @@
 //! ```text
 //! input -> reader -> workers -> collector -> Compressor::next      (fingerprints before and after)
 //! Decompressor::push -> splitter -> workers -> writer -> output    (fingerprints before and after)
+//!                    -> writer -> output                           (a stream that is not compressed)
 //! ```
 //!
 //! A stream that broke never looks like one that ended: the end is only ever reported together with the totals.
@@ -21,7 +22,7 @@ mod threads;
 use std::num::NonZeroUsize;
 
 pub use compress::{Compressed, Compressor, compress};
-pub use decompress::{Decompressed, Decompressor, decompress};
+pub use decompress::{Decompressed, Decompressor, decompress, pass};
 
 use crate::error::Result;
 

@@ -8,12 +8,15 @@ pub mod dumps;
 pub mod equality;
 pub mod kept;
 pub mod pgkeep;
+pub mod proxy;
+pub mod rclone;
 pub mod shapes;
 pub mod stored;
 pub mod weed;
 
 pub use cluster::{Cluster, Options, PgVersion};
 pub use pgkeep::{Outcome, Workspace};
+pub use proxy::Proxy;
 pub use stored::Stored;
 pub use weed::{Bucket, Weed};
 

@@ -1,19 +1,24 @@
 //! A real S3 server, SeaweedFS: one for each test binary, with buckets of their own for its tests.
 //!
-//! It answers by HTTP and by HTTPS, to paths (`127.0.0.1:port/bucket/key`) and to virtual hosts (`bucket.localhost:port`
-//! and `bucket.s3.localhost:port`, at any port: a proxy may stand before it).
+//! It answers by HTTP and by HTTPS, to paths (`127.0.0.1:port/bucket/key`) and to virtual hosts (`bucket.localhost:port`,
+//! whatever the port: a proxy may stand before it).
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::SharedHttpClient;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::primitives::ByteStream;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns};
 use rand::RngExt as _;
 
 use super::kept::{self, Kept, free_ports, wait_for};
@@ -29,6 +34,8 @@ pub struct Weed {
     port: u16,
     tls_port: u16,
     secret_key: String,
+    /// Outside its directory, where it puts them without asking.
+    sockets: [String; 4],
     buckets: AtomicUsize,
 }
 
@@ -77,7 +84,7 @@ impl Weed {
             .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.peers=none"])
             .args(["-volume.max=10000", "-master.volumeSizeLimitMB=1024", "-volume.preStopSeconds=0"])
             .args(["-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false"])
-            .arg("-s3.domainName=s3.localhost,localhost")
+            .arg("-s3.domainName=localhost")
             .arg(format!("-dir={}", path("data")))
             .arg(format!("-s3.port={port}"))
             .arg(format!("-s3.port.grpc={s3_rpc}"))
@@ -95,7 +102,7 @@ impl Weed {
         let sockets = [("s3", s3_rpc), ("master", master_rpc), ("volume", volume_rpc), ("filer", filer_rpc)]
             .map(|(part, port)| format!("/tmp/seaweedfs-{part}-grpc-{port}.sock"));
         let server = Kept::start(&command, dir, &sockets);
-        let weed = Self { server, port, tls_port, secret_key, buckets: AtomicUsize::new(0) };
+        let weed = Self { server, port, tls_port, secret_key, sockets, buckets: AtomicUsize::new(0) };
         // It answers before it can store: ready is who has stored something. The secret is not another server's.
         let client = weed.client();
         weed.server.until("SeaweedFS stores nothing", || {
@@ -125,7 +132,8 @@ impl Weed {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// With a certificate of [`Weed::authority`] for `localhost`, `127.0.0.1` and `*.s3.localhost`.
+    /// With a certificate of [`Weed::authority`] for `localhost` and `127.0.0.1`: buckets are paths here, because `*.localhost`
+    /// in a certificate is too wide for clients to believe.
     pub fn tls_endpoint(&self) -> String {
         format!("https://127.0.0.1:{}", self.tls_port)
     }
@@ -157,21 +165,50 @@ impl Weed {
         self.server.log()
     }
 
+    /// Everything that it puts on disk.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let own = self.server.path("log").parent().map(Path::to_owned);
+        self.sockets.iter().map(PathBuf::from).chain(own).collect()
+    }
+
     /// A client that speaks to the server itself, past every proxy.
     pub fn client(&self) -> Client {
         Client::from_conf(self.client_config(&self.endpoint()).force_path_style(true).build())
     }
 
-    /// A client's configuration for `endpoint`, which may be a proxy's: one attempt, so that a fault is seen.
+    /// A client's configuration for `endpoint`, which may be a proxy's: one attempt, so that a fault is seen, and no name
+    /// but leads to this machine. An `https` endpoint is believed when [`Weed::authority`] says so.
     pub fn client_config(&self, endpoint: &str) -> aws_sdk_s3::config::Builder {
         aws_sdk_s3::config::Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(REGION))
             .endpoint_url(endpoint)
+            .http_client(self.http_client())
             .credentials_provider(Credentials::new(Self::ACCESS_KEY, &self.secret_key, None, None, "rig"))
             .retry_config(aws_sdk_s3::config::retry::RetryConfig::disabled())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+    }
+}
+
+impl Weed {
+    fn http_client(&self) -> SharedHttpClient {
+        let authority = fs::read(self.authority()).unwrap();
+        let trust = TrustStore::empty().with_pem_certificate(authority);
+        aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(TlsContext::builder().with_trust_store(trust).build().unwrap())
+            .build_with_resolver(Loopback)
+    }
+}
+
+/// Knows one address. The names below `localhost` mean it everywhere, but not every system's resolver has heard of that.
+#[derive(Clone, Debug)]
+struct Loopback;
+
+impl ResolveDns for Loopback {
+    fn resolve_dns<'a>(&'a self, _: &'a str) -> DnsFuture<'a> {
+        DnsFuture::ready(Ok(vec![Ipv4Addr::LOCALHOST.into()]))
     }
 }
 
@@ -279,7 +316,7 @@ impl Bucket {
 
 /// An authority, a certificate of it for the server, and an authority of somebody else; as administrators make them.
 fn certificates(dir: &Path) {
-    let names = "subjectAltName=DNS:localhost,DNS:*.localhost,DNS:*.s3.localhost,IP:127.0.0.1\n";
+    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\n";
     fs::write(dir.join("server.ext"), format!("{names}basicConstraints=CA:FALSE\n")).unwrap();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     let recipes = [

@@ -11,10 +11,10 @@ use pgkeep::clock::{Clock as _, ManualClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::Result;
 use pgkeep::repo::{
-    BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Folder, Globals,
-    GlobalsIncluded, InstanceName, Level, Lock, ObjectRole, Proof, Repository, Run, RunOutcome, RunStatus,
-    ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, Verdict, intents,
-    judged_intents, liveness, runs,
+    BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Folder,
+    Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof, Repository, Run, RunOutcome,
+    RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, Verdict,
+    intents, judged_intents, liveness, runs,
 };
 use pgkeep::storage::{Key, MemoryStorage};
 use tokio::runtime::Runtime;
@@ -174,14 +174,15 @@ async fn claim(repository: &Repository, lock: &Lock, database: &str) -> Result<B
 }
 
 async fn store_data(writer: &BackupWriter, complete: bool) -> Result<Vec<StoredObject>> {
-    let mut archive = writer.writer(ObjectRole::Archive, None).await?;
+    let mut archive = writer.writer(Ending::archive(Packing::Zstd), None).await?;
     archive.write(Bytes::from_static(b"archive")).await?;
     archive.finish().await?;
-    let mut objects = vec![StoredObject::new(writer.stem(), ObjectRole::Archive, Fingerprint::of(b"archive"))];
+    let mut objects =
+        vec![StoredObject::new(writer.stem(), Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"))];
     if complete {
-        objects.push(writer.put(ObjectRole::Checksum, Bytes::from_static(b"sum")).await?);
+        objects.push(writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await?);
         writer.intent().refresh().await?;
-        objects.push(writer.put(ObjectRole::Details, Bytes::from_static(b"details")).await?);
+        objects.push(writer.put(Ending::Details, Bytes::from_static(b"details")).await?);
     }
     Ok(objects)
 }
@@ -202,7 +203,7 @@ fn manifest(database: &str, objects: Vec<StoredObject>) -> DumpManifest {
         duration_seconds: 0.0,
         client: Client { program: "pg_dump".to_owned(), version: "15.8".to_owned() },
         archive_version: "1.14".to_owned(),
-        compression: Compression { method: "zstd".to_owned(), level: 3 },
+        compression: Compression::zstd(3),
         plain: Fingerprint::of(b""),
         objects,
         globals: Globals { included: GlobalsIncluded::NotIncluded, reason: None },
@@ -259,10 +260,10 @@ async fn write(
 
 async fn write_wrongly(repository: &Repository, database: &str, order: WriterOrder) -> Result<()> {
     let stem = stem(database);
-    let key = |role| StoredName::Dump { instance: main_instance(), stem: stem.clone(), role }.key();
-    let archive = StoredObject::new(&stem, ObjectRole::Archive, Fingerprint::of(b"archive"));
-    let data = (key(ObjectRole::Archive), Bytes::from_static(b"archive"));
-    let last = (key(ObjectRole::Manifest), manifest(database, vec![archive]).to_json()?);
+    let key = |ending| stem.object(ending).key(&main_instance());
+    let archive = StoredObject::new(&stem, Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"));
+    let data = (key(Ending::archive(Packing::Zstd)), Bytes::from_static(b"archive"));
+    let last = (key(Ending::Manifest), manifest(database, vec![archive]).to_json()?);
     let order = if order == WriterOrder::ManifestFirst { [last, data] } else { [data, last] };
     for (key, body) in order {
         repository.storage().create(&key, body).await?;
@@ -282,10 +283,10 @@ async fn prune(repository: Repository, state: StateDirectory, actor: Arc<Actor>,
     }
 }
 
-async fn dumps(repository: &Repository) -> Result<Vec<(DumpStem, ObjectRole, Key)>> {
+async fn dumps(repository: &Repository) -> Result<Vec<(DumpStem, Ending, Key)>> {
     let listed = repository.storage().list(&Folder::Dumps.of(&main_instance())).await?;
     let parsed = listed.into_iter().filter_map(|meta| match StoredName::parse(&meta.key)? {
-        StoredName::Dump { stem, role, .. } => Some((stem, role, meta.key)),
+        StoredName::Dump { name, .. } => Some((name.stem, name.ending, meta.key)),
         _ => None,
     });
     Ok(parsed.collect())
@@ -293,7 +294,7 @@ async fn dumps(repository: &Repository) -> Result<Vec<(DumpStem, ObjectRole, Key
 
 async fn manifests(repository: &Repository) -> Result<Vec<BackupId>> {
     let dumps = dumps(repository).await?;
-    Ok(dumps.iter().filter(|(_, role, _)| *role == ObjectRole::Manifest).map(|(stem, ..)| stem.into()).collect())
+    Ok(dumps.iter().filter(|(_, ending, _)| *ending == Ending::Manifest).map(|(stem, ..)| stem.into()).collect())
 }
 
 async fn prune_wrongly(
@@ -302,8 +303,8 @@ async fn prune_wrongly(
     actor: &Actor,
     order: PruneOrder,
 ) -> Result<()> {
-    let old = StoredName::Dump { instance: main_instance(), stem: stem(OLD), role: ObjectRole::Manifest };
-    repository.storage().delete(&old.key()).await?;
+    let old = stem(OLD).object(Ending::Manifest).key(&main_instance());
+    repository.storage().delete(&old).await?;
     actor.turn("look at locks").await;
     let lock = state.lock_state(repository.id(), &main_instance(), Verb::Dump)?;
     let data = dumps(repository).await?;
@@ -320,8 +321,8 @@ async fn prune_wrongly(
         }
         named.extend(manifests(repository).await?);
     }
-    for (stem, role, key) in data {
-        if role != ObjectRole::Manifest && !named.contains(&BackupId::from(&stem)) {
+    for (stem, ending, key) in data {
+        if ending != Ending::Manifest && !named.contains(&BackupId::from(&stem)) {
             repository.storage().delete(&key).await?;
         }
     }
@@ -377,7 +378,7 @@ impl World for House {
         let mut loose = Vec::new();
         for key in contents.keys() {
             match StoredName::parse(key) {
-                Some(StoredName::Dump { stem, role: ObjectRole::Manifest, .. }) => {
+                Some(StoredName::Dump { name: ObjectName { stem, ending: Ending::Manifest }, .. }) => {
                     there.insert(stem.encoded_database().to_owned());
                 }
                 Some(StoredName::Intent { .. }) => loose.push(key.clone()),
@@ -429,7 +430,7 @@ impl House {
 /// The database whose backup owns a data object or proof.
 fn owner(key: &Key) -> Option<String> {
     match StoredName::parse(key)? {
-        StoredName::Dump { stem, .. } => Some(stem.encoded_database().to_owned()),
+        StoredName::Dump { name, .. } => Some(name.stem.encoded_database().to_owned()),
         StoredName::Proof { id, .. } => Some(id.as_str().parse::<DumpStem>().unwrap().encoded_database().to_owned()),
         _ => None,
     }
@@ -438,12 +439,14 @@ fn owner(key: &Key) -> Option<String> {
 /// A listed backup whose data are not all there.
 fn incomplete(contents: &BTreeMap<Key, Bytes>) -> Option<String> {
     contents.iter().find_map(|(key, body)| {
-        let Some(StoredName::Dump { instance, stem, role: ObjectRole::Manifest }) = StoredName::parse(key) else {
+        let Some(StoredName::Dump { instance, name: ObjectName { stem, ending: Ending::Manifest } }) =
+            StoredName::parse(key)
+        else {
             return None;
         };
         let manifest = DumpManifest::from_json(body, &instance, &stem).unwrap();
         manifest.objects.iter().find_map(|object| {
-            let data = StoredName::Dump { instance: instance.clone(), stem: stem.clone(), role: object.role }.key();
+            let data = object.key(&instance);
             (!contents.contains_key(&data)).then(|| format!("listed backup {stem} lacks {data}"))
         })
     })

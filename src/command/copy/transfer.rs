@@ -11,9 +11,9 @@ use crate::command::stage::{At as _, Failed};
 use crate::digest::{Fingerprint, Fingerprinter};
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Task, Unit};
-use crate::repo::archive::{expect, fingerprint, object_key};
+use crate::repo::archive::{expect, fingerprint};
 use crate::repo::{
-    Adoption, BackupWriter, Catalogue, DumpManifest, Lineage, NewLineage, ObjectRole, Repository, StoredObject,
+    Adoption, BackupWriter, Catalogue, DumpManifest, Ending, Lineage, NewLineage, Repository, StoredObject,
 };
 use crate::storage::{Fault, Key, ObjectReader, ObjectWriter, StorageError};
 
@@ -119,7 +119,7 @@ impl<'a> Transfer<'a> {
     /// The manifest as the first source that can tell has it.
     async fn manifest(&mut self) -> Result<(Bytes, DumpManifest)> {
         let PlannedItem { instance, stem, .. } = self.planned;
-        let key = object_key(instance, stem, ObjectRole::Manifest);
+        let key = stem.object(Ending::Manifest).key(instance);
         let mut failures = Vec::new();
         for source in self.sources.clone() {
             match DumpManifest::fetch(source, instance, stem).await {
@@ -183,7 +183,7 @@ impl<'a> Transfer<'a> {
         let task = self.context.monitor.task(manifest.id.as_str(), Unit::Bytes, Some(manifest.stored_bytes().max(1)));
         let mut sent = Vec::new();
         for object in &manifest.objects {
-            task.note(&object.name);
+            task.note(&object.name.to_string());
             if resumed && self.is_kept(object, &*task).await.map_err(|error| Lost::at(Stage::Claim, error))? {
                 self.sent.kept_bytes += object.size_bytes;
                 continue;
@@ -202,7 +202,7 @@ impl<'a> Transfer<'a> {
     }
 
     fn key(&self, object: &StoredObject) -> Key {
-        object_key(&self.planned.instance, &self.planned.stem, object.role)
+        object.key(&self.planned.instance)
     }
 
     /// Whether a copy that died has stored this object whole. One that is not whole is removed: it is ours.
@@ -262,7 +262,7 @@ impl<'a> Transfer<'a> {
     ) -> Result<(), Broken> {
         let key = self.key(object);
         let reader = source.storage().read(&key, None).await.map_err(|error| unread(&key, error))?;
-        let sink = writer.writer(object.role, Some(object.size_bytes)).await;
+        let sink = writer.writer(object.name.ending, Some(object.size_bytes)).await;
         let mut sink = sink.map_err(|error| Broken::Destination(Lost::at(Stage::Send, error)))?;
         let poured = pour(reader, &mut *sink, &key, object.size_bytes, &**task).await;
         // What is not the backup never becomes an object.

@@ -14,8 +14,8 @@ use crate::interrupt::Interrupt;
 use crate::pg::archive::Archive;
 use crate::process::{Program, shell_word};
 use crate::progress::Unit;
-use crate::repo::ObjectRole;
 use crate::repo::archive::ArchiveWatcher;
+use crate::repo::{Ending, Packing};
 use crate::storage::ObjectMeta;
 use crate::stream::{Compressed, Compressor, compress};
 
@@ -55,7 +55,7 @@ pub async fn store(
     let path = source.clients.program("pg_dump").at(Stage::Archive)?;
     let (child, stdout) = program.spawn_piped().at(Stage::Archive)?;
     let compressor = compress(stdout, options.compression, ArchiveWatcher::new(task.clone()), task);
-    let mut fan = Fan::open(copies, ObjectRole::Archive, expected_bytes(snapshot)).await;
+    let mut fan = Fan::open(copies, Ending::archive(Packing::Zstd), expected_bytes(snapshot)).await;
     let compressed = match compressor {
         Ok(compressor) => pump(&context.interrupt, compressor, &mut fan).await,
         Err(error) => Err(error),
@@ -92,7 +92,7 @@ pub async fn store(
     let (plain, stored) = (compressed.plain, compressed.stored);
     let confirmed = fan.finish().await.into_iter().map(|meta| confirm(&meta?, stored)).collect();
     copies.keep(Stage::Archive, confirmed).await?;
-    let name = copies.stem().file_name(ObjectRole::Archive);
+    let name = copies.stem().object(Ending::archive(Packing::Zstd));
     tracing::info!("stored {name}: {} bytes of archive in {}", plain.size_bytes, stored.size_bytes);
     Ok(StoredArchive { archive, plain, stored, program: path, warnings })
 }
@@ -107,7 +107,11 @@ async fn pump(
         let Some(frame) = interrupt.guard(compressor.next()).await? else {
             return interrupt.guard(compressor.finish()).await.map(Some);
         };
-        interrupt.guard(async { Ok(fan.write(&frame).await) }).await?;
+        let handed = async {
+            fan.write(&frame).await;
+            Ok(())
+        };
+        interrupt.guard(handed).await?;
     }
     Ok(None)
 }

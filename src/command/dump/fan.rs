@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 
 use super::copies::Copies;
 use crate::error::{Error, Result};
-use crate::repo::ObjectRole;
+use crate::repo::Ending;
 use crate::storage::{ObjectMeta, ObjectWriter};
 
 /// A lane for every copy, in their order.
@@ -15,8 +15,8 @@ pub struct Fan {
 
 impl Fan {
     /// `expected_bytes` is a guess that stores prepare for.
-    pub async fn open(copies: &Copies<'_>, role: ObjectRole, expected_bytes: u64) -> Self {
-        let writers = copies.making().iter().map(|making| making.backup.writer(role, Some(expected_bytes)));
+    pub async fn open(copies: &Copies<'_>, ending: Ending, expected_bytes: u64) -> Self {
+        let writers = copies.making().iter().map(|making| making.backup.writer(ending, Some(expected_bytes)));
         Self { lanes: join_all(writers).await }
     }
 

@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::WantedGlobals;
 use super::source::Source;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::process::Program;
-use crate::repo::GlobalsIncluded;
+use crate::repo::{GlobalsIncluded, Packing, pack};
 
 /// More than a cluster with a million roles has.
 const LIMIT_BYTES: u64 = 256 << 20;
@@ -73,8 +73,7 @@ async fn run(interrupt: &Interrupt, source: &Source, passwords: Passwords) -> Re
     if !String::from_utf8_lossy(&sql[sql.len().saturating_sub(200)..]).contains("dump complete") {
         return Err(Error::new(Kind::Tool, "pg_dumpall ended with exit code 0, and its output breaks off"));
     }
-    let compressed = zstd::encode_all(&sql[..], 3).doing(Kind::Unexpected, || "compress the globals")?;
-    Ok(compressed.into())
+    pack(sql.into(), Packing::Zstd, "the globals")
 }
 
 /// pg_dumpall keeps to itself why it could not connect.

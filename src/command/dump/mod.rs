@@ -24,10 +24,11 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::{expect, fingerprint, object_key, read_archive};
+use crate::repo::archive::{expect, fingerprint, read_archive};
 use crate::repo::{
-    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Globals, GlobalsIncluded, InstanceName, Kinship,
-    Lineage, NewLineage, ObjectRole, RunItem, RunOutcome, RunStatus, ServerVersion, Source, StoredObject,
+    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Globals, GlobalsIncluded, InstanceName,
+    Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
+    StoredObject, checksum_lines,
 };
 use crate::stream::Compression;
 use copies::{Copies, GivenUp, Making};
@@ -166,7 +167,11 @@ fn run_item(item: &Item) -> RunItem {
     RunItem {
         id: item.id.clone(),
         database: Some(item.database.clone()),
-        status: if item.error.is_none() { RunStatus::Succeeded } else { RunStatus::Failed },
+        status: match item.status {
+            Status::Ok => RunStatus::Succeeded,
+            Status::Partial => RunStatus::Partial,
+            Status::Failed | Status::NotVerified => RunStatus::Failed,
+        },
         stage: item.stage.map(str::to_owned),
         exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
         error: item.error.as_ref().map(Error::to_string),
@@ -371,13 +376,13 @@ impl Dumper<'_> {
         warnings.extend(stored.warnings.iter().cloned());
 
         let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
-        let archive = StoredObject::new(copies.stem(), ObjectRole::Archive, stored.stored);
-        let mut small = vec![(ObjectRole::Checksum, checksum_line(&archive))];
-        small.extend(globals.compressed.map(|body| (ObjectRole::Globals, body)));
-        small.push((ObjectRole::Details, details.to_stored().at(Stage::Commit)?));
-        let mut objects = vec![archive];
-        for (role, body) in small {
-            let put = async |making: &Making<'_>| making.backup.put(role, body.clone()).await;
+        let packing = Packing::Zstd;
+        let mut objects = vec![StoredObject::new(copies.stem(), Ending::archive(packing), stored.stored)];
+        let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
+        small.extend(globals.compressed.map(|body| (Ending::Globals { packing }, body)));
+        small.push((Ending::Details, details.to_stored().at(Stage::Commit)?));
+        for (ending, body) in small {
+            let put = async |making: &Making<'_>| making.backup.put(ending, body.clone()).await;
             objects.extend(copies.each(Stage::Commit, put).await?.into_iter().next());
         }
         let mut manifest = DumpManifest {
@@ -401,7 +406,7 @@ impl Dumper<'_> {
                 version: source.clients.version.text.clone(),
             },
             archive_version: stored.archive.header.version.to_string(),
-            compression: crate::repo::Compression { method: "zstd".to_owned(), level: self.options.compression.level },
+            compression: crate::repo::Compression::zstd(self.options.compression.level),
             plain: stored.plain,
             objects,
             globals: Globals { included: globals.included, reason: globals.reason },
@@ -430,7 +435,7 @@ impl Dumper<'_> {
         let read = async {
             read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
             for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
-                let key = object_key(&manifest.instance, stem, object.role);
+                let key = object.key(&manifest.instance);
                 let reader = repository.storage().read(&key, None).await?;
                 expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, &*task).await?)?;
             }
@@ -465,11 +470,6 @@ fn partial(database: &str, repositories: &[Copy]) -> Option<Error> {
 fn in_stage(database: &str, stage: Stage, error: Error) -> Error {
     let kind = error.kind;
     Error::new(kind, format!("dump database {database:?}, stage {}", stage.as_str())).because(error)
-}
-
-/// `<64 hex>  <name>`, the form that `sha256sum -c` reads; without a folder, so that it holds wherever both files are.
-fn checksum_line(archive: &StoredObject) -> bytes::Bytes {
-    format!("{}  {}\n", archive.sha256, archive.name).into()
 }
 
 fn counts(details: &DumpDetails) -> Counts {

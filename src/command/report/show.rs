@@ -4,8 +4,7 @@ use serde::Serialize;
 
 use super::{Context, Holdings, Moment, Options, Outcome, State, Summary};
 use crate::error::Result;
-use crate::repo::archive::object_key;
-use crate::repo::{Backup, Choice, DumpDetails, DumpManifest, Level, ObjectRole, Proof, Repository, Verdict, Which};
+use crate::repo::{Backup, Choice, DumpDetails, DumpManifest, Ending, Level, Proof, Repository, Verdict, Which};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -51,8 +50,8 @@ pub async fn show(context: &Context, options: &Options, which: Which) -> Result<
         }
     };
     let manifest = backup.manifest.clone();
-    let roles = manifest.objects.iter().map(|object| object.role).chain([ObjectRole::Manifest]);
-    let keys = roles.map(|role| object_key(&manifest.instance, &backup.stem, role).to_string()).collect();
+    let names = manifest.objects.iter().map(|object| object.name.clone()).chain([backup.stem.object(Ending::Manifest)]);
+    let keys = names.map(|name| name.key(&manifest.instance).to_string()).collect();
     let shown = Shown {
         summary: Summary::of(backup, context.clock.now()),
         state: State::of(backup),
@@ -67,7 +66,7 @@ pub async fn show(context: &Context, options: &Options, which: Which) -> Result<
 }
 
 async fn details(repository: &Repository, backup: &Backup) -> Result<DumpDetails> {
-    let key = object_key(&backup.manifest.instance, &backup.stem, ObjectRole::Details);
+    let key = backup.stem.object(Ending::Details).key(&backup.manifest.instance);
     let body = repository.storage().get(&key, DumpDetails::LIMIT_BYTES).await?;
     DumpDetails::from_stored(&body, key.as_str())
 }

@@ -1,7 +1,5 @@
 //! One backup: what its manifest says of each object, against what the store delivers.
 
-use std::io::Read as _;
-
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -10,9 +8,12 @@ use crate::digest::Fingerprint;
 use crate::error::{Error, Kind};
 use crate::pg::archive::Archive;
 use crate::progress::{Task, Unit};
-use crate::repo::archive::{fingerprint, object_key, read_archive};
-use crate::repo::{Backup, DumpDetails, DumpManifest, DumpStem, GlobalsIncluded, ObjectRole, Repository, StoredObject};
-use crate::storage::{Fault, Key, StorageError};
+use crate::repo::archive::{fingerprint, read_archive};
+use crate::repo::{
+    Backup, CompressionMethod, DumpDetails, DumpManifest, DumpStem, Ending, GlobalsIncluded, ObjectName, ObjectRole,
+    Repository, StoredObject, unpack,
+};
+use crate::storage::{Fault, StorageError};
 
 /// One thing that is not as it should be, or could not be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,13 +28,13 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(id: &'static str, object: &str, what: impl std::fmt::Display) -> Self {
-        Self { id, object: object.to_owned(), message: format!("{object} {what}") }
+    fn new(id: &'static str, object: &ObjectName, what: impl std::fmt::Display) -> Self {
+        Self { id, object: object.to_string(), message: format!("{object} {what}") }
     }
 
     /// A manifest that could not be read.
     pub(super) fn manifest(stem: &DumpStem, error: &Error) -> Self {
-        let object = stem.file_name(ObjectRole::Manifest);
+        let object = stem.object(Ending::Manifest).to_string();
         let message = error.to_string();
         let message = if message.contains(&object) { message } else { format!("{object}: {message}") };
         Self { id: "manifest-unreadable", object, message }
@@ -62,8 +63,11 @@ pub(super) async fn verify(context: &Context, repository: &Repository, backup: &
     let task = context.monitor.task(manifest.id.as_str(), Unit::Bytes, Some(total.max(1)));
     let mut reader = Reader { repository, backup, options, task, seen: Seen::default(), damaged: false };
     reader.what_the_manifest_lacks();
-    for object in &manifest.objects {
-        reader.object(object).await;
+    reader.archive().await;
+    for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
+        if reader.is_there(object).await {
+            reader.small(object).await;
+        }
     }
     reader.finish().await
 }
@@ -95,33 +99,49 @@ impl Reader<'_> {
 
     /// Every dump has a checksum and details, and globals if it says so.
     fn what_the_manifest_lacks(&mut self) {
-        let mut needed = vec![ObjectRole::Checksum, ObjectRole::Details];
+        let packing = self.manifest().compression.packing();
+        let mut needed = vec![Ending::Checksum { packing }, Ending::Details];
         if self.manifest().globals.included != GlobalsIncluded::NotIncluded {
-            needed.push(ObjectRole::Globals);
+            needed.push(Ending::Globals { packing });
         }
-        for role in needed {
-            if self.manifest().object(role).is_none() {
-                let name = self.backup.stem.file_name(role);
+        for ending in needed {
+            if self.manifest().object(ending.role()).is_none() {
+                let name = self.backup.stem.object(ending);
                 self.damage(Finding::new("manifest-incomplete", &name, "belongs to the backup, its manifest lacks it"));
             }
         }
     }
 
-    async fn object(&mut self, object: &StoredObject) {
-        let key = object_key(&self.manifest().instance, &self.backup.stem, object.role);
-        self.task.note(&object.name);
-        match self.repository.storage().head(&key).await {
+    /// One object, or parts of it: each is hashed, or all are decoded one after the other. What cannot be decoded
+    /// because something is missing is hashed.
+    async fn archive(&mut self) {
+        let objects: Vec<&StoredObject> = self.backup.manifest.archive().collect();
+        let mut there = Vec::new();
+        for &object in &objects {
+            if self.is_there(object).await {
+                there.push(object);
+            }
+        }
+        match self.options.depth {
+            Depth::Decoded if there.len() == objects.len() => self.decode_archive(&objects).await,
+            _ => self.hash_each(&there).await,
+        }
+    }
+
+    /// Whether an object of this size is stored; it has a finding where not.
+    async fn is_there(&mut self, object: &StoredObject) -> bool {
+        self.task.note(&object.name.to_string());
+        match self.repository.storage().head(&object.key(&self.manifest().instance)).await {
             Ok(head) if head.size_bytes != object.size_bytes => {
                 let what = format!("has {} bytes, the manifest says {}", head.size_bytes, object.size_bytes);
-                return self.damage(Finding::new("object-size", &object.name, what));
+                self.damage(Finding::new("object-size", &object.name, what));
+                false
             }
-            Ok(_) => {}
-            Err(error) => return self.unreadable(object, error),
-        }
-        match (object.role, self.options.depth) {
-            (ObjectRole::Archive, Depth::Stored) => self.hash(object, &key).await,
-            (ObjectRole::Archive, Depth::Decoded) => self.decode_archive(object).await,
-            _ => self.small(object, &key).await,
+            Ok(_) => true,
+            Err(error) => {
+                self.unreadable(object, error);
+                false
+            }
         }
     }
 
@@ -134,9 +154,15 @@ impl Reader<'_> {
         self.not_asked(object, error.kind, &error);
     }
 
+    async fn hash_each(&mut self, objects: &[&StoredObject]) {
+        for object in objects {
+            self.hash(object).await;
+        }
+    }
+
     /// An object of any size, hashed as it passes.
-    async fn hash(&mut self, object: &StoredObject, key: &Key) {
-        let reader = match self.repository.storage().read(key, None).await {
+    async fn hash(&mut self, object: &StoredObject) {
+        let reader = match self.repository.storage().read(&object.key(&self.manifest().instance), None).await {
             Ok(reader) => reader,
             Err(error) => return self.unreadable(object, error),
         };
@@ -158,8 +184,9 @@ impl Reader<'_> {
     }
 
     /// An object that is held in memory: compared with the manifest, then read for what it says.
-    async fn small(&mut self, object: &StoredObject, key: &Key) {
-        let body = match self.repository.storage().get(key, limit_bytes(object.role)).await {
+    async fn small(&mut self, object: &StoredObject) {
+        let key = object.key(&self.manifest().instance);
+        let body = match self.repository.storage().get(&key, limit_bytes(object.role)).await {
             Ok(body) => body,
             Err(error) => return self.unreadable(object, error),
         };
@@ -184,15 +211,14 @@ impl Reader<'_> {
     }
 
     fn checksum(&self, object: &StoredObject, body: &Bytes) -> Option<Finding> {
-        let archive = self.manifest().object(ObjectRole::Archive)?;
-        let expected = format!("{}  {}\n", archive.sha256, archive.name);
+        let expected = self.manifest().checksum_lines();
         let found = String::from_utf8_lossy(body);
         let what = || format!("says {:?}, the manifest says {:?}", found.trim_end(), expected.trim_end());
         (found != expected).then(|| Finding::new("checksum-differs", &object.name, what()))
     }
 
     fn details(&self, object: &StoredObject, body: &Bytes) -> Option<Finding> {
-        let of = match DumpDetails::from_stored(body, &object.name) {
+        let of = match DumpDetails::from_stored(body, &object.name.to_string()) {
             Ok(details) => details.description.database.name,
             Err(error) => {
                 return Some(Finding::new("details-unreadable", &object.name, format!("is not readable: {error}")));
@@ -203,15 +229,24 @@ impl Reader<'_> {
     }
 
     /// One pass: stored bytes, every frame, the plain archive, its structure to the end.
-    async fn decode_archive(&mut self, object: &StoredObject) {
+    async fn decode_archive(&mut self, objects: &[&StoredObject]) {
+        let Some(&object) = objects.first() else { return };
         let task = std::sync::Arc::clone(&self.task);
         let (stem, threads) = (&self.backup.stem, self.options.threads);
         match read_archive(self.repository, stem, &self.backup.manifest, std::io::sink(), threads, task).await {
             Ok((archive, _)) => {
-                self.seen.read_bytes += object.size_bytes;
+                self.seen.read_bytes += objects.iter().map(|object| object.size_bytes).sum::<u64>();
                 self.archive_header(object, &archive);
             }
             Err(error) if error.kind == Kind::Verification => {
+                let before = self.seen.findings.len();
+                // Damage may lie in several parts: each is named.
+                if objects.len() > 1 {
+                    self.hash_each(objects).await;
+                }
+                if self.seen.findings.len() > before {
+                    return;
+                }
                 self.damage(Finding::new("archive-unreadable", &object.name, format!("is damaged: {error}")));
             }
             Err(error) => self.not_asked(object, error.kind, &error),
@@ -220,10 +255,12 @@ impl Reader<'_> {
 
     fn archive_header(&mut self, object: &StoredObject, archive: &Archive) {
         let (manifest, header) = (&self.backup.manifest, &archive.header);
+        let inside = CompressionMethod::from(header.compression);
         let differences = [
             ("database", &header.database, &manifest.database),
             ("archive version", &header.version.to_string(), &manifest.archive_version),
             ("server version", &header.server_version, &manifest.server.text),
+            ("compression", &inside.as_str().to_owned(), &manifest.compression.inside().as_str().to_owned()),
         ]
         .into_iter()
         .filter(|(_, found, expected)| found != expected)
@@ -232,12 +269,16 @@ impl Reader<'_> {
         for what in differences {
             self.damage(Finding::new("archive-differs", &object.name, what));
         }
+        if !header.compression.is_decoded() {
+            let why = format!("pg_dump compressed it with {}, which pgkeep does not decode", inside.as_str());
+            self.not_asked(object, Kind::NotVerified, why);
+        }
     }
 
     async fn finish(mut self) -> Seen {
         if self.damaged && self.is_gone().await {
             // A prune has removed the backup while we read it: that is no damage.
-            let name = self.backup.stem.file_name(ObjectRole::Manifest);
+            let name = self.backup.stem.object(Ending::Manifest);
             let gone = Finding::new(REMOVED, &name, "was removed while the backup was verified");
             return Seen { findings: vec![gone], unasked: Some(Kind::NotVerified), ..self.seen };
         }
@@ -248,7 +289,7 @@ impl Reader<'_> {
     }
 
     async fn is_gone(&self) -> bool {
-        let key = object_key(&self.manifest().instance, &self.backup.stem, ObjectRole::Manifest);
+        let key = self.backup.stem.object(Ending::Manifest).key(&self.manifest().instance);
         let head = self.repository.storage().head(&key).await;
         head.is_err_and(|error| error.fault == Fault::NotFound)
     }
@@ -258,25 +299,24 @@ impl Reader<'_> {
 fn limit_bytes(role: ObjectRole) -> u64 {
     match role {
         ObjectRole::Details => DumpDetails::LIMIT_BYTES,
-        ObjectRole::Checksum => 4096,
+        ObjectRole::Checksum => CHECKSUM_LIMIT_BYTES,
         _ => GLOBALS_LIMIT_BYTES,
     }
 }
+
+/// More than a line for each of 9,999 parts.
+const CHECKSUM_LIMIT_BYTES: u64 = 4 << 20;
 
 /// More than a cluster with a million roles has, decoded.
 const GLOBALS_LIMIT_BYTES: u64 = 256 << 20;
 
 fn globals(object: &StoredObject, body: &Bytes) -> Option<Finding> {
     let wrong = |what: String| Some(Finding::new("globals-unreadable", &object.name, what));
-    let mut sql = Vec::new();
-    let decoded =
-        zstd::Decoder::new(&body[..]).and_then(|decoder| decoder.take(GLOBALS_LIMIT_BYTES + 1).read_to_end(&mut sql));
-    if let Err(error) = decoded {
-        return wrong(format!("is not readable: {error}"));
-    }
-    if sql.len() as u64 > GLOBALS_LIMIT_BYTES {
-        return wrong(format!("decodes to more than {GLOBALS_LIMIT_BYTES} bytes"));
-    }
+    let packing = object.name.ending.packing();
+    let sql = match unpack(body, packing, GLOBALS_LIMIT_BYTES, &object.name.to_string()) {
+        Ok(sql) => sql,
+        Err(error) => return wrong(format!("is not readable: {error}")),
+    };
     // The last line that pg_dumpall writes: an output that was cut does not have it.
     let tail = String::from_utf8_lossy(&sql[sql.len().saturating_sub(200)..]).into_owned();
     if tail.contains("dump complete") { None } else { wrong("breaks off before pg_dumpall's last line".to_owned()) }

@@ -1,9 +1,10 @@
-//! The data blocks: framing is followed and counted, contents pass by.
+//! The data blocks: framing is followed and counted, contents pass by, decoded on the way where they are compressed.
 
 use std::collections::HashSet;
 
 use super::damaged;
 use super::fields::decode_integer;
+use super::inside::Inside;
 use super::toc::{DumpId, Toc, TocEntry};
 use crate::error::Result;
 
@@ -26,6 +27,7 @@ pub struct DataBlock {
 #[derive(Debug)]
 pub(super) struct Blocks {
     state: State,
+    inside: Inside,
     /// The beginning of a number that lies across two slices; at most a sign and eight bytes.
     partial: [u8; 9],
     partial_bytes: usize,
@@ -63,9 +65,10 @@ enum State {
 }
 
 impl Blocks {
-    pub(super) fn new(toc: &Toc, integer_bytes: usize, offset: u64) -> Self {
+    pub(super) fn new(toc: &Toc, integer_bytes: usize, offset: u64, inside: Inside) -> Self {
         Self {
             state: State::BlockType,
+            inside,
             partial: [0; 9],
             partial_bytes: 0,
             integer_bytes,
@@ -91,7 +94,7 @@ impl Blocks {
         while !bytes.is_empty() {
             let before = bytes.len();
             match self.state {
-                State::Chunk { left_bytes } => self.pass(left_bytes, &mut bytes),
+                State::Chunk { left_bytes } => self.pass(toc, left_bytes, &mut bytes)?,
                 State::BlockType if self.blocks.len() == self.expected => break,
                 State::BlockType => self.block_type(&mut bytes)?,
                 State::BlockId(kind) => {
@@ -105,9 +108,9 @@ impl Blocks {
                     }
                 }
                 State::ChunkLength => {
-                    self.whole_chunks(&mut bytes);
+                    self.whole_chunks(toc, &mut bytes)?;
                     if let Some(length) = self.integer(&mut bytes)? {
-                        self.chunk(length)?;
+                        self.chunk(toc, length)?;
                     }
                 }
             }
@@ -134,35 +137,41 @@ impl Blocks {
     }
 
     /// Chunks that lie in `bytes` whole: the way of nearly all data, one row of a table each.
-    fn whole_chunks(&mut self, bytes: &mut &[u8]) {
-        let Some(open) = &mut self.open else { return };
+    fn whole_chunks(&mut self, toc: &Toc, bytes: &mut &[u8]) -> Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
         if self.integer_bytes != 4 || self.partial_bytes != 0 {
-            return;
+            return Ok(());
         }
         let mut rest = *bytes;
         while let Some((&[0, a, b, c, d], after)) = rest.split_first_chunk::<5>() {
             let length = u32::from_le_bytes([a, b, c, d]);
             // Length 0 ends the data; what is split over two slices is for the careful way.
-            let Some(after) = after.get(length as usize..).filter(|_| (1..=LONGEST_CHUNK_BYTES).contains(&length))
-            else {
-                break;
-            };
+            let fits = (1..=LONGEST_CHUNK_BYTES).contains(&length);
+            let Some((chunk, after)) = after.split_at_checked(length as usize).filter(|_| fits) else { break };
+            if self.inside.decodes() {
+                let offset = self.offset + (bytes.len() - rest.len()) as u64;
+                self.inside.push(chunk).map_err(|why| broken(offset, toc, open.block.dump_id, &why))?;
+            }
             open.block.size_bytes += u64::from(length);
             rest = after;
         }
         *bytes = rest;
+        Ok(())
     }
 
-    fn pass(&mut self, left_bytes: u64, bytes: &mut &[u8]) {
+    fn pass(&mut self, toc: &Toc, left_bytes: u64, bytes: &mut &[u8]) -> Result<()> {
         let here = left_bytes.min(bytes.len() as u64);
-        *bytes = bytes.get(here as usize..).unwrap_or_default();
+        let (passing, rest) = bytes.split_at(here as usize);
+        *bytes = rest;
         if let Some(open) = &mut self.open {
+            self.inside.push(passing).map_err(|why| broken(self.offset, toc, open.block.dump_id, &why))?;
             open.block.size_bytes += here;
         }
         self.state = match left_bytes - here {
             0 => State::ChunkLength,
             left_bytes => State::Chunk { left_bytes },
         };
+        Ok(())
     }
 
     fn integer(&mut self, bytes: &mut &[u8]) -> Result<Option<i64>> {
@@ -226,7 +235,12 @@ impl Blocks {
         self.state = State::ChunkLength;
     }
 
-    fn chunk(&mut self, length: i64) -> Result<()> {
+    fn chunk(&mut self, toc: &Toc, length: i64) -> Result<()> {
+        if length == 0
+            && let Some(open) = self.open
+        {
+            self.inside.end().map_err(|why| broken(self.offset, toc, open.block.dump_id, &why))?;
+        }
         match (length, self.open.map(|open| open.kind)) {
             (0, Some(BlockKind::LargeObjects)) => self.state = State::LargeObject,
             (0, _) => self.close(),
@@ -247,6 +261,12 @@ impl Blocks {
     fn wrong(&self, why: &str) -> crate::error::Error {
         damaged(self.offset, why)
     }
+}
+
+/// The framing is right and what it frames is not.
+fn broken(offset: u64, toc: &Toc, dump_id: DumpId, why: &str) -> crate::error::Error {
+    let what = toc.get(dump_id).map(|entry| entry.to_string()).unwrap_or_default();
+    damaged(offset, format!("data of {what}: {why}"))
 }
 
 fn and_more(others: usize) -> String {

@@ -51,6 +51,13 @@ pub enum ArchiveCompression {
     Zstd,
 }
 
+impl ArchiveCompression {
+    /// Whether a reader decodes the data to their end. Of lz4 it follows the blocks and does not look inside.
+    pub fn is_decoded(self) -> bool {
+        self != Self::Lz4
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchiveHeader {
     pub version: ArchiveVersion,

@@ -9,7 +9,7 @@
 //! byte and little-endian bytes; strings are a length and bytes, with length -1 for NULL. A block is a type byte, a
 //! dump id and chunks that each begin with their length, ended by length 0; the block of large objects is a sequence of
 //! object id and chunks, ended by id 0. Chunks are framed alike with every compression; with one, they hold compressed
-//! bytes.
+//! bytes, which are decoded and thrown away to see that they can be (all but lz4).
 //!
 //! `pg_dump` goes back to fill in where each block lies, which a pipe does not allow. From version 16 on it opens its
 //! standard output for appending: in an archive made with `pg_dump -Fc > file` that second table of contents stands
@@ -21,11 +21,13 @@
 mod data;
 mod fields;
 mod head;
+mod inside;
 mod toc;
 
 use data::Blocks;
 use fields::{Fields, Stop};
 use head::HeadReader;
+use inside::Inside;
 use toc::TocReader;
 
 pub use data::DataBlock;
@@ -172,7 +174,9 @@ impl ArchiveReader {
     fn read_toc(&mut self, mut fields: Fields, mut reader: TocReader) -> Result<()> {
         match reader.read(&mut fields) {
             Ok(toc) => {
-                let blocks = Blocks::new(&toc, fields.integer_bytes(), fields.offset());
+                let Some(header) = &self.header else { return Err(failed_before()) };
+                let inside = Inside::new(header.compression)?;
+                let blocks = Blocks::new(&toc, fields.integer_bytes(), fields.offset(), inside);
                 self.toc = Some(toc);
                 let rest = fields.take_rest();
                 self.read_data(fields, blocks, &rest)

@@ -57,7 +57,7 @@ fn backup(shown: &Shown) -> Lines {
         ("finished", format!("{} ({:.1} s)", summary.finished_at, summary.duration_seconds)),
         ("archive", format!("{}, version {}", bytes(summary.plain_bytes), manifest.archive_version)),
         ("stored", format!("{} ({:.1} : 1)", bytes(summary.stored_bytes), summary.ratio)),
-        ("compression", format!("{}:{}", manifest.compression.method, manifest.compression.level)),
+        ("compression", manifest.compression.to_string()),
         ("repository", shown.repository.clone()),
         ("made by", format!("pgkeep {} on {}", manifest.pgkeep_version, manifest.backup_host)),
     ]

@@ -1,7 +1,6 @@
 //! What a restore would do, and everything that can be known to stop it before it has done anything.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::Serialize;
@@ -14,8 +13,8 @@ use crate::digest::Fingerprint;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::quote_ident;
 use crate::pg::tools::ToolVersion;
-use crate::repo::archive::{expect, object_key};
-use crate::repo::{BackupId, DumpDetails, InstanceName, ObjectRole};
+use crate::repo::archive::expect;
+use crate::repo::{BackupId, DumpDetails, InstanceName, ObjectRole, StoredObject, unpack};
 
 /// What globals may decode to.
 const GLOBALS_LIMIT_BYTES: u64 = 256 << 20;
@@ -113,36 +112,29 @@ pub(super) fn room(directory: &Path, needed_bytes: u64, what: &str) -> Result<()
 }
 
 /// A small object of the backup, if it is what was written.
-async fn stored(selected: &Selected, role: ObjectRole) -> Result<Option<bytes::Bytes>> {
+async fn stored(selected: &Selected, role: ObjectRole) -> Result<Option<(&StoredObject, bytes::Bytes)>> {
     let manifest = &selected.manifest;
     let Some(object) = manifest.object(role) else { return Ok(None) };
-    let key = object_key(&manifest.instance, &selected.stem, role);
+    let key = object.key(&manifest.instance);
     let body = selected.repository.storage().get(&key, object.size_bytes.min(DumpDetails::LIMIT_BYTES)).await?;
     expect(&key, "stored bytes", object.fingerprint(), Fingerprint::of(&body))?;
-    Ok(Some(body))
+    Ok(Some((object, body)))
 }
 
 async fn details(selected: &Selected) -> Result<DumpDetails> {
-    let body = stored(selected, ObjectRole::Details).await?;
-    let body = body.ok_or_else(|| {
+    let stored = stored(selected, ObjectRole::Details).await?;
+    let (object, body) = stored.ok_or_else(|| {
         Error::new(Kind::NotVerified, format!("the manifest of {} names no details", selected.manifest.id))
             .hint("the plain archive can be had with --to-file, for pg_restore by hand")
     })?;
-    DumpDetails::from_stored(&body, &selected.stem.file_name(ObjectRole::Details))
+    DumpDetails::from_stored(&body, &object.name.to_string())
 }
 
 /// None were stored: then no role can be created.
 async fn globals(selected: &Selected) -> Result<Globals> {
-    let Some(body) = stored(selected, ObjectRole::Globals).await? else { return Ok(Globals::default()) };
-    let name = selected.stem.file_name(ObjectRole::Globals);
-    let mut script = Vec::new();
-    zstd::Decoder::new(&body[..])
-        .and_then(|decoder| decoder.take(GLOBALS_LIMIT_BYTES + 1).read_to_end(&mut script))
-        .doing(Kind::Verification, || format!("decode {name}"))?;
-    if script.len() as u64 > GLOBALS_LIMIT_BYTES {
-        return Err(Error::new(Kind::Verification, format!("{name} decodes to more than {GLOBALS_LIMIT_BYTES} bytes")));
-    }
-    Globals::read(&script)
+    let Some((object, body)) = stored(selected, ObjectRole::Globals).await? else { return Ok(Globals::default()) };
+    let packing = object.name.ending.packing();
+    Globals::read(&unpack(&body, packing, GLOBALS_LIMIT_BYTES, &object.name.to_string())?)
 }
 
 fn warn_of_versions(selected: &Selected, target: &Target, warnings: &mut Vec<String>) {

@@ -1,0 +1,448 @@
+//! Storing large objects, in parts.
+//!
+//! All parts but the last have one size, because some stores insist on it: 8 MiB, or more where the caller expects an
+//! object that 10,000 such parts cannot hold. An object that becomes larger than was expected gets larger parts in its
+//! second half. While a part is filled others are under way, as many as fit into 24 MiB, at least one. So a writer holds
+//! at most 36 MiB, or twice the size of a part where parts are larger than 12 MiB.
+//! An object that fits into one part is stored by one request.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::{Bytes, BytesMut};
+use tokio::task::JoinSet;
+
+use super::S3Storage;
+use super::client::{Client, Guard};
+use super::failure::{Answer, Refusal, Refused, refusal};
+use super::interceptors::FixInitiate;
+use super::journal::Entry;
+use super::write::{FORBID_OVERWRITE, TOKEN, new_token};
+use crate::storage::{Fault, Key, ObjectMeta, ObjectWriter, Prefix, Result, StorageError};
+
+const MIB: u64 = 1 << 20;
+/// The size of a part where nothing asks for more.
+const PART_BYTES: u64 = 8 * MIB;
+/// What the protocol takes.
+const MOST_PARTS: u64 = 10_000;
+/// How many parts have the size that the expectation asks for; after them parts grow.
+const EQUAL_PARTS: u64 = 8_000;
+/// What may be under way at a time, in parts of the usual size.
+const UNDER_WAY_BYTES: u64 = 3 * PART_BYTES;
+
+/// The sizes of the parts of one object.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    base_bytes: u64,
+}
+
+impl Parts {
+    fn for_about(expected_bytes: Option<u64>) -> Self {
+        let needed = expected_bytes.unwrap_or(0).div_ceil(EQUAL_PARTS).div_ceil(MIB) * MIB;
+        Self { base_bytes: needed.max(PART_BYTES) }
+    }
+
+    /// The size of the part of this number, counted from 1.
+    fn size_bytes(self, number: u64) -> u64 {
+        let beyond = number.saturating_sub(EQUAL_PARTS + 1);
+        match number {
+            0..=EQUAL_PARTS => self.base_bytes,
+            _ => self.base_bytes << (1 + beyond / 500).min(4),
+        }
+    }
+
+    fn under_way(size_bytes: u64) -> usize {
+        usize::try_from(UNDER_WAY_BYTES / size_bytes).unwrap_or(1).max(1)
+    }
+}
+
+/// A large object in the making. Nothing is asked of the store before the first part is full.
+pub(super) struct S3Writer {
+    storage: S3Storage,
+    key: Key,
+    token: String,
+    sizes: Parts,
+    filling: BytesMut,
+    upload: Option<Upload>,
+    broken: bool,
+}
+
+/// A multipart upload that has begun.
+struct Upload {
+    id: String,
+    entry: Entry,
+    next_number: u64,
+    under_way: JoinSet<std::result::Result<CompletedPart, Refused>>,
+    stored: Vec<CompletedPart>,
+}
+
+impl S3Writer {
+    pub fn new(storage: S3Storage, key: Key, expected_bytes: Option<u64>) -> Self {
+        let (sizes, filling) = (Parts::for_about(expected_bytes), BytesMut::new());
+        Self { storage, key, token: new_token(), sizes, filling, upload: None, broken: false }
+    }
+
+    fn client(&self) -> &Arc<Client> {
+        &self.storage.client
+    }
+
+    fn action(&self) -> String {
+        format!("create {:?}", self.key)
+    }
+
+    /// How much more fits into the part that is being filled.
+    fn room(&self) -> usize {
+        let number = self.upload.as_ref().map_or(1, |upload| upload.next_number);
+        let size_bytes = self.sizes.size_bytes(number);
+        usize::try_from(size_bytes).unwrap_or(usize::MAX).saturating_sub(self.filling.len())
+    }
+
+    /// Sends the part that was filled, when there is room for another one under way.
+    async fn send_part(&mut self) -> Result<()> {
+        if self.upload.is_none() {
+            self.upload = Some(self.begin().await?);
+        }
+        let (client, key, action) = (Arc::clone(self.client()), self.key.clone(), self.action());
+        let in_order = client.dialect.parts_in_order;
+        let Some(upload) = &mut self.upload else { return Ok(()) };
+        let number = upload.next_number;
+        if number > MOST_PARTS {
+            let cause = format!("it is larger than {MOST_PARTS} parts can hold");
+            return Err(client.failed(Fault::Other, action, cause));
+        }
+        let most = if in_order { 1 } else { Parts::under_way(self.filling.len() as u64) };
+        while upload.under_way.len() >= most {
+            upload.collect_one().await.map_err(|refused| refused.at(&client, action.as_str()))?;
+        }
+        let body = std::mem::take(&mut self.filling).freeze();
+        let id = upload.id.clone();
+        upload.next_number += 1;
+        upload.under_way.spawn(async move { client.send_part(&key, &id, number, body).await });
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<Upload> {
+        let (client, action) = (self.client(), self.action());
+        let noted = |error| client.failed(Fault::Other, action.as_str(), error);
+        let mut entry = self.storage.journal.begin(&self.key).map_err(noted)?;
+        let guard = client.dialect.guard;
+        let begun = client.ask_noting_doubt(&self.key, &self.token, guard).await;
+        let (id, doubt) = match begun {
+            Ok(begun) => begun,
+            Err(refused) => {
+                if !refused.doubt {
+                    entry.remove();
+                }
+                let taken = refused.refusal.is_taken();
+                let refused = Refused { doubt: refused.doubt && !taken, ..refused };
+                // Nothing is stored under the name by an upload that only began.
+                return Err(refused.at(client, action));
+            }
+        };
+        if doubt {
+            entry.doubt().map_err(noted)?;
+        }
+        entry.begun(&id).map_err(noted)?;
+        Ok(Upload { id, entry, next_number: 1, under_way: JoinSet::new(), stored: Vec::new() })
+    }
+
+    /// Waits for all parts and makes the object visible.
+    async fn complete(&mut self) -> Result<()> {
+        let (client, action) = (Arc::clone(self.client()), self.action());
+        let Some(upload) = &mut self.upload else { return Ok(()) };
+        while !upload.under_way.is_empty() {
+            upload.collect_one().await.map_err(|refused| refused.at(&client, action.as_str()))?;
+        }
+        upload.stored.sort_unstable_by_key(CompletedPart::part_number);
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(upload.stored.clone())).build();
+        let (key, id) = (&self.key, upload.id.as_str());
+        let complete = || async {
+            if client.dialect.looks_first {
+                client.must_be_free(key).await?;
+            }
+            client.guarded(|guard| client.complete(key, id, parts.clone(), guard)).await
+        };
+        match client.ask(0, complete).await {
+            Ok(()) => Ok(()),
+            // An attempt whose answer was lost may have done it: then the name is taken, and the upload is gone.
+            Err(refused) if refused.doubt && (refused.refusal.is_taken() || refused.refusal.is_no_such_upload()) => {
+                client.settle(refused, key, &self.token, None, &action).await
+            }
+            Err(refused) => Err(refused.of_change(&client, action)),
+        }
+    }
+}
+
+impl Upload {
+    async fn collect_one(&mut self) -> std::result::Result<(), Refused> {
+        match self.under_way.join_next().await {
+            Some(Ok(part)) => self.stored.push(part?),
+            // A task that panicked or was ended: its part is not known to be stored.
+            Some(Err(error)) => {
+                let refusal = Refusal::Unsent(error.to_string());
+                return Err(Refused { refusal, doubt: false, attempts: 1 });
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Gives the upload up: no part is under way any more, and the store frees what it has.
+    async fn give_up(mut self, storage: &S3Storage, key: &Key) {
+        self.under_way.shutdown().await;
+        if let Err(error) = clean(storage, key, self.entry).await {
+            tracing::warn!("remove an unfinished upload; the next run tries again: {error}");
+        }
+    }
+
+    /// The object is there; what an attempt of unknown outcome may have begun beside it is not needed.
+    async fn is_over(self, storage: &S3Storage, key: &Key) {
+        if !self.entry.left().doubtful {
+            return self.entry.remove();
+        }
+        if let Err(error) = clean(storage, key, self.entry).await {
+            tracing::warn!("remove an unfinished upload; the next run tries again: {error}");
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectWriter for S3Writer {
+    async fn write(&mut self, mut chunk: Bytes) -> Result<()> {
+        if self.broken {
+            return Err(self.client().failed(Fault::Other, self.action(), "an earlier write failed"));
+        }
+        // Stands if this fails, or is dropped while it waits.
+        self.broken = true;
+        while !chunk.is_empty() {
+            let piece = chunk.split_to(self.room().min(chunk.len()));
+            self.filling.extend_from_slice(&piece);
+            if self.room() == 0 {
+                self.send_part().await?;
+            }
+        }
+        self.broken = false;
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<ObjectMeta> {
+        if self.broken {
+            return Err(self.client().failed(Fault::Other, self.action(), "an earlier write failed"));
+        }
+        if self.upload.is_none() {
+            let body = std::mem::take(&mut self.filling).freeze();
+            self.client().create(&self.key, body).await?;
+        } else {
+            let stored = async {
+                if !self.filling.is_empty() {
+                    self.send_part().await?;
+                }
+                self.complete().await
+            };
+            let stored = stored.await;
+            if let Some(upload) = self.upload.take() {
+                match &stored {
+                    Ok(()) => upload.is_over(&self.storage, &self.key).await,
+                    // It may be completed yet: to remove it now could tear at the object. The next sweep will know.
+                    Err(error) if error.fault == Fault::Unavailable => drop(upload),
+                    Err(_) => upload.give_up(&self.storage, &self.key).await,
+                }
+            }
+            stored?;
+        }
+        let confirmed = super::read::head(self.client(), &self.key).await;
+        // What was stored is stored: that it could not be looked at leaves the caller in doubt and nothing else.
+        confirmed.map_err(|error| StorageError { fault: Fault::Unavailable, ..error })
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        if let Some(upload) = self.upload.take() {
+            upload.give_up(&self.storage, &self.key).await;
+        }
+    }
+}
+
+/// Nobody can wait for a drop: the upload is removed in the background. A sweep waits for that; if the process ends
+/// before, the journal knows of it.
+impl Drop for S3Writer {
+    fn drop(&mut self) {
+        let Some(upload) = self.upload.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (storage, key) = (self.storage.clone(), self.key.clone());
+        let ending = runtime.spawn(async move { upload.give_up(&storage, &key).await });
+        self.storage.endings.add(ending);
+    }
+}
+
+/// Removes the uploads that dead writers left below `prefix` and returns how many there were.
+pub(super) async fn sweep(storage: &S3Storage, prefix: &Prefix) -> Result<usize> {
+    let action = || format!("sweep {prefix:?}");
+    let abandoned = storage.journal.abandoned(prefix);
+    let abandoned = abandoned.map_err(|error| storage.client.failed(Fault::Other, action(), error))?;
+    let mut removed = 0;
+    for (key, entry) in abandoned {
+        removed += clean(storage, &key, entry).await?;
+    }
+    Ok(removed)
+}
+
+/// Removes what an entry tells of, then the entry. Returns how many uploads there were.
+async fn clean(storage: &S3Storage, key: &Key, entry: Entry) -> Result<usize> {
+    let (client, left) = (&storage.client, entry.left());
+    let action = || format!("remove an unfinished upload of {key:?}");
+    let mut removed = 0;
+    if let Some(id) = &left.upload_id {
+        let was_there = client.ask(0, || client.forget(key, id)).await;
+        removed += usize::from(was_there.map_err(|refused| refused.of_change(client, action()))?);
+    }
+    if left.doubtful {
+        let known = storage.journal.known_ids();
+        removed += client.forget_unknown(key, &known).await.map_err(|refused| refused.of_change(client, action()))?;
+    }
+    entry.remove();
+    Ok(removed)
+}
+
+impl Client {
+    /// Begins an upload. True with its id if an attempt whose answer was lost may have begun another one.
+    async fn ask_noting_doubt(
+        &self,
+        key: &Key,
+        token: &str,
+        guard: Guard,
+    ) -> std::result::Result<(String, bool), Refused> {
+        let attempts = std::sync::atomic::AtomicU32::new(0);
+        let initiate = || {
+            attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.initiate(key, token, guard)
+        };
+        let id = self.ask(0, initiate).await?;
+        Ok((id, attempts.into_inner() > 1))
+    }
+
+    pub(super) async fn initiate(&self, key: &Key, token: &str, guard: Guard) -> Answer<String> {
+        let request = self.sdk.create_multipart_upload().bucket(&self.bucket).key(self.name(key));
+        let mut request = request.metadata(TOKEN, token).customize();
+        if guard == Guard::OssHeader {
+            request = request.mutate_request(|request| {
+                request.headers_mut().insert(FORBID_OVERWRITE, "true");
+            });
+        }
+        if self.dialect.is_rclone {
+            request = request.interceptor(FixInitiate);
+        }
+        let answer = request.send().await.map_err(refusal)?;
+        let id = answer.upload_id().filter(|id| !id.is_empty()).map(str::to_owned);
+        id.ok_or_else(|| Refusal::Lost("the store began an upload without an id".to_owned()))
+    }
+
+    async fn send_part(
+        &self,
+        key: &Key,
+        id: &str,
+        number: u64,
+        body: Bytes,
+    ) -> std::result::Result<CompletedPart, Refused> {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        let send = || async {
+            let request = self.sdk.upload_part().bucket(&self.bucket).key(self.name(key)).upload_id(id);
+            let answer = request.part_number(number).body(ByteStream::from(body.clone())).send().await;
+            let etag = answer.map_err(refusal)?.e_tag().map(str::to_owned);
+            Ok(CompletedPart::builder().part_number(number).set_e_tag(etag).build())
+        };
+        self.ask(body.len(), send).await
+    }
+
+    pub(super) async fn complete(
+        &self,
+        key: &Key,
+        id: &str,
+        parts: CompletedMultipartUpload,
+        guard: Guard,
+    ) -> Answer<()> {
+        let request = self.sdk.complete_multipart_upload().bucket(&self.bucket).key(self.name(key));
+        let mut request = request.upload_id(id).multipart_upload(parts);
+        if guard == Guard::Precondition {
+            request = request.if_none_match("*");
+        }
+        let mut request = request.customize();
+        if guard == Guard::OssHeader {
+            request = request.mutate_request(|request| {
+                request.headers_mut().insert(FORBID_OVERWRITE, "true");
+            });
+        }
+        request.send().await.map(drop).map_err(refusal)
+    }
+
+    /// Removes an upload. False if there is none of this id any more.
+    pub(super) async fn forget(&self, key: &Key, id: &str) -> Answer<bool> {
+        let request = self.sdk.abort_multipart_upload().bucket(&self.bucket).key(self.name(key)).upload_id(id);
+        match request.send().await.map_err(refusal) {
+            Ok(_) => Ok(true),
+            Err(refusal) if refusal.is_no_such_upload() => Ok(false),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Removes the uploads of this very key whose ids this host has not noted. A store that does not tell its uploads keeps them
+    /// until its own rules remove them.
+    async fn forget_unknown(&self, key: &Key, known: &BTreeSet<String>) -> std::result::Result<usize, Refused> {
+        let name = self.name(key);
+        let list = || async {
+            let request = self.sdk.list_multipart_uploads().bucket(&self.bucket).prefix(&name);
+            request.send().await.map_err(refusal)
+        };
+        let listed = match self.ask(0, list).await {
+            Ok(listed) => listed,
+            Err(refused) if refused.refusal.is_unknown_request() || refused.refusal.status() == 400 => {
+                tracing::debug!("{} does not list uploads", self.place);
+                return Ok(0);
+            }
+            Err(refused) => return Err(refused),
+        };
+        let ours = listed.uploads().iter().filter(|upload| upload.key() == Some(name.as_str()));
+        let mut removed = 0;
+        for id in ours.filter_map(|upload| upload.upload_id()).filter(|id| !known.contains(*id)) {
+            removed += usize::from(self.ask(0, || self.forget(key, id)).await?);
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_bytes(parts: Parts) -> u64 {
+        (1..=10_000).map(|number| parts.size_bytes(number)).sum()
+    }
+
+    #[test]
+    fn parts_are_equal_and_as_large_as_the_expectation_needs() {
+        assert_eq!(Parts::for_about(None).size_bytes(1), 8 * MIB);
+        assert_eq!(Parts::for_about(Some(1 << 30)).size_bytes(8_000), 8 * MIB);
+        let terabyte = Parts::for_about(Some(1 << 40));
+        assert_eq!(terabyte.size_bytes(1), 132 * MIB);
+        assert_eq!(terabyte.size_bytes(1), terabyte.size_bytes(8_000));
+        assert!(terabyte.size_bytes(1) * 8_000 >= 1 << 40);
+    }
+
+    #[test]
+    fn what_grows_beyond_the_expectation_gets_larger_parts() {
+        let parts = Parts::for_about(None);
+        assert!(parts.size_bytes(8_001) > parts.size_bytes(8_000));
+        assert!(held_bytes(parts) > 180 << 30, "{}", held_bytes(parts) >> 30);
+        // No part is larger than the protocol takes, whatever is expected.
+        assert!(Parts::for_about(Some(5 << 40)).size_bytes(8_000) < 5 << 30);
+    }
+
+    #[test]
+    fn what_is_under_way_is_bounded() {
+        assert_eq!(Parts::under_way(8 * MIB), 3);
+        assert_eq!(Parts::under_way(16 * MIB), 1);
+        assert_eq!(Parts::under_way(132 * MIB), 1);
+    }
+}
