@@ -35,6 +35,12 @@ impl Environment {
         self
     }
 
+    /// This environment with `pairs` in addition; they replace what has the same name.
+    pub fn completed(mut self, pairs: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        self.variables.extend(pairs);
+        self
+    }
+
     /// A variable, also when it is empty; `None` where it is unset or not UTF-8 (see [`Environment::is_garbled`]).
     pub fn get(&self, name: &str) -> Option<&str> {
         self.get_os(name)?.to_str()

@@ -15,6 +15,12 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// `text` without the secret in it, for what others have written. A secret of three letters and less stays: it would
+    /// take half of the text along, and show by the holes where it was.
+    pub fn blot_out(&self, text: &str) -> String {
+        if self.0.len() < 4 { text.to_owned() } else { text.replace(&self.0, REDACTED) }
+    }
 }
 
 const REDACTED: &str = "**redacted**";
@@ -40,5 +46,13 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "**redacted** **redacted** Some(**redacted**)");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn a_secret_is_blotted_out_of_what_others_say() {
+        assert_eq!(Secret::new("p4ss").blot_out("is p4ssp4ss wrong?"), "is **redacted****redacted** wrong?");
+        for short in ["", "n", "oth"] {
+            assert_eq!(Secret::new(short).blot_out("nothing"), "nothing");
+        }
     }
 }

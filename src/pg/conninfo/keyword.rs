@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::spelling::distance;
 use crate::error::{Error, Result};
 
 pub(super) struct Keyword {
@@ -130,22 +131,6 @@ fn unknown(name: &str) -> Error {
     }
 }
 
-/// How many characters must be inserted, removed or replaced to make `a` from `b` (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,8 +143,6 @@ mod tests {
             error.next_step(),
             Some("did you mean \"host\"? (a database with \"=\" in its name is written \"dbname='a=b'\")")
         );
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
     }
 
     #[test]
