@@ -150,3 +150,161 @@ impl Adopter<'_> {
             .hint(format!("they are no backup: remove {}/dumps/{id}* there, and copy again", self.lock.instance())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::repo::manifest::tests::sample;
+    use crate::repo::{DumpManifest, Packing, Stamp, remove_leftovers, remove_leftovers_but};
+    use crate::storage::{MemoryStorage, Prefix, Storage as _};
+
+    struct World {
+        _dir: tempfile::TempDir,
+        state: StateDirectory,
+        storage: MemoryStorage,
+        clock: Arc<ManualClock>,
+        repository: Repository,
+        now: DateTime<Utc>,
+    }
+
+    const ARCHIVE: Ending = Ending::Archive { packing: Packing::Zstd, part: None };
+
+    impl World {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateDirectory::open(dir.path()).unwrap();
+            let now = "2026-11-20T02:00:00Z".parse().unwrap();
+            let clock = Arc::new(ManualClock::at(now));
+            let storage = MemoryStorage::with_clock(clock.clone());
+            let repository = Repository::open_or_create(Arc::new(storage.clone()), &state).await.unwrap();
+            Self { _dir: dir, state, storage, clock, repository, now }
+        }
+
+        fn lock(&self, verb: Verb) -> Lock {
+            self.state.lock(self.repository.id(), &"main".parse().unwrap(), verb, self.now).unwrap()
+        }
+
+        fn stem(&self) -> DumpStem {
+            DumpStem::new("shop", Stamp::of(self.now), "db1")
+        }
+
+        async fn adopt(&self, lock: &Lock, host: &str) -> Result<Adoption> {
+            BackupWriter::adopt(&self.repository, &self.state, lock, self.stem(), host, &*self.clock).await
+        }
+
+        /// A copy that dies with an object stored; its lock dies with it.
+        async fn die(&self, host: &str) {
+            let Adoption::New(writer) = self.adopt(&self.lock(Verb::Copy), host).await.unwrap() else {
+                panic!("nothing is there");
+            };
+            writer.put(ARCHIVE, Bytes::from_static(b"data")).await.unwrap();
+        }
+
+        async fn manifest(&self) -> (DumpManifest, Bytes) {
+            let manifest = sample(&"main".parse().unwrap(), "shop", self.now);
+            (manifest.clone(), manifest.to_json().unwrap())
+        }
+
+        fn key(&self, ending: Ending) -> Key {
+            self.stem().object(ending).key(&"main".parse().unwrap())
+        }
+
+        async fn names(&self) -> Vec<String> {
+            let listed = self.storage.list(&Prefix::root()).await.unwrap();
+            let names = listed.into_iter().map(|meta| meta.key.to_string());
+            names.filter(|name| name != "pgkeep.json").collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_died_is_gone_on_with_and_its_data_never_lacks_an_intent() {
+        let world = World::new().await;
+        world.die("db1").await;
+        let before = world.names().await;
+        let lock = world.lock(Verb::Copy);
+        let wanted = [BackupId::from(&world.stem())].into();
+        assert_eq!(remove_leftovers_but(&world.repository, &lock, "db1", &wanted).await.unwrap(), []);
+        assert_eq!(world.names().await, before);
+        let Adoption::Resumed(writer) = world.adopt(&lock, "db1").await.unwrap() else { panic!("it died here") };
+        assert_eq!(world.names().await, before);
+        writer.intent().still_ours().await.unwrap();
+        let seen = intent_of(&world.repository, lock.instance(), writer.id()).await.unwrap().unwrap();
+        assert_eq!(seen.document.lock_token, lock.holder().token);
+        // Nobody wants it any more.
+        drop((writer, lock));
+        remove_leftovers(&world.repository, &world.lock(Verb::Copy), "db1").await.unwrap();
+        assert_eq!(world.names().await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn the_manifest_is_stored_as_it_is_once_its_objects_are_there() {
+        let world = World::new().await;
+        let lock = world.lock(Verb::Copy);
+        let (manifest, body) = world.manifest().await;
+        let Adoption::New(writer) = world.adopt(&lock, "db1").await.unwrap() else { panic!("nothing is there") };
+        for object in manifest.objects.iter().skip(1) {
+            writer.put(object.name.ending, Bytes::from_static(b"x")).await.unwrap();
+        }
+        // One is missing: what is there stays for the next copy.
+        writer.commit_copy(body.clone()).await.unwrap_err();
+        assert_eq!(world.names().await.len(), manifest.objects.len());
+        drop(lock);
+        let lock = world.lock(Verb::Copy);
+        let Adoption::Resumed(writer) = world.adopt(&lock, "db1").await.unwrap() else { panic!("it died here") };
+        writer.put(manifest.objects[0].name.ending, Bytes::from_static(b"x")).await.unwrap();
+        writer.commit_copy(body.clone()).await.unwrap();
+        assert_eq!(world.storage.contents()[&world.key(Ending::Manifest)], body);
+        assert!(!world.names().await.iter().any(|name| name.contains("intents")), "{:?}", world.names().await);
+        assert!(matches!(world.adopt(&lock, "db1").await.unwrap(), Adoption::Backup));
+    }
+
+    #[tokio::test]
+    async fn what_lives_or_belongs_to_another_host_is_left_alone() {
+        let world = World::new().await;
+        world.die("a-clone-of-db1").await;
+        let error = world.adopt(&world.lock(Verb::Copy), "db1").await.unwrap_err();
+        assert_eq!(error.kind, Kind::Locked);
+        assert!(error.to_string().contains("host a-clone-of-db1 is storing"), "{error}");
+        assert_eq!(world.names().await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_prune_that_is_at_work_is_waited_for() {
+        let world = World::new().await;
+        world.die("db1").await;
+        let prune = world.lock(Verb::Prune);
+        let lock = world.lock(Verb::Copy);
+        let error = world.adopt(&lock, "db1").await.unwrap_err();
+        assert_eq!(error.kind, Kind::Locked);
+        assert!(error.to_string().starts_with("prune of instance main is locked"), "{error}");
+        drop(prune);
+        assert!(matches!(world.adopt(&lock, "db1").await.unwrap(), Adoption::Resumed(_)));
+    }
+
+    #[tokio::test]
+    async fn objects_that_nobody_accounts_for_are_refused_and_stay() {
+        let world = World::new().await;
+        world.storage.create(&world.key(ARCHIVE), Bytes::from_static(b"?")).await.unwrap();
+        let error = world.adopt(&world.lock(Verb::Copy), "db1").await.unwrap_err();
+        assert_eq!(error.kind, Kind::Refused);
+        assert!(error.next_step().unwrap().contains("remove main/dumps/shop_20261120T020000Z_db1*"), "{error:?}");
+        assert_eq!(world.names().await, [world.key(ARCHIVE).to_string()]);
+    }
+
+    #[tokio::test]
+    async fn what_is_older_than_its_owner_would_trust_is_removed_and_begun_anew() {
+        let world = World::new().await;
+        world.die("db1").await;
+        world.clock.set(world.now + OWNER_LIMIT);
+        assert!(matches!(world.adopt(&world.lock(Verb::Copy), "db1").await.unwrap(), Adoption::New(_)));
+        let names = world.names().await;
+        assert_eq!(names.len(), 1, "{names:?}");
+        assert!(names[0].starts_with("main/intents/"), "{names:?}");
+    }
+}
