@@ -95,6 +95,14 @@ impl Error {
         self
     }
 
+    /// With the next step, if there is one.
+    pub fn hinted(self, hint: Option<&str>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
     /// The hint of this error, else that of the nearest cause that has one.
     pub fn next_step(&self) -> Option<&str> {
         if let Some(hint) = &self.hint {

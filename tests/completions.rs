@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::pgkeep::tree;
-use common::stored::{ids, shop_ids};
+use common::stored::{copy_tree, ids, object, shop_ids};
 use common::{Stored, Workspace};
 
 /// Completes the last word of a line in bash, as the registered function does it.
@@ -63,6 +63,22 @@ fn bash_is_offered_the_ids_of_the_repository_on_the_line() {
     let quoted = format!("'{repository}'");
     assert_eq!(bash(&workspace, &["verify", "--repo", &quoted, &shop[0]]), [shop[0].clone()]);
     assert_eq!(tree(&workspace.repository()), before, "completion changed the repository");
+}
+
+#[test]
+fn the_ids_of_several_repositories_are_offered_once() {
+    let workspace = Stored::get().copy();
+    let shop = shop_ids(&workspace);
+    let (first, second) = (workspace.repository(), workspace.path("second"));
+    copy_tree(&first, &second);
+    std::fs::remove_file(object(&workspace, &shop[1], ".manifest.json")).unwrap();
+    let [first, second] = [&first, &second].map(|path| path.to_str().unwrap());
+    let newest_first = [shop[1].clone(), shop[0].clone()];
+    assert_eq!(bash(&workspace, &["verify", "--repo", first, "--repo", second, "shop_"]), newest_first);
+    assert_eq!(bash(&workspace, &["verify", "--repo", first, "shop_"]), newest_first[1..]);
+    assert_eq!(bash(&workspace, &["verify", "--repo", "/nowhere", "--repo", second, "shop_"]), newest_first);
+    // As bash hands over `--repo=DIR`: its words break at the sign.
+    assert_eq!(bash(&workspace, &["verify", "--repo", "=", second, "shop_"]), newest_first);
 }
 
 #[test]

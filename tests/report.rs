@@ -236,9 +236,11 @@ fn everything_of_one_backup() {
     let item = &document["items"][0];
     assert_eq!((&item["id"], &item["state"]), (&shop[1].as_str().into(), &"good".into()));
     assert_eq!(item["manifest"]["objects"].as_array().unwrap().len(), 4);
-    assert_eq!(item["keys"].as_array().unwrap().len(), 5);
+    let copy = &item["repositories"][0];
+    assert_eq!(copy["name"].as_str(), workspace.repository().to_str());
+    assert_eq!(copy["keys"].as_array().unwrap().len(), 5);
     assert!(
-        item["keys"]
+        copy["keys"]
             .as_array()
             .unwrap()
             .iter()
@@ -246,7 +248,7 @@ fn everything_of_one_backup() {
     );
     assert_eq!(item["details"]["database"]["encoding"], "UTF8");
     assert_eq!(item["details"]["largeObjects"], 1);
-    assert_eq!(item["proofs"][0]["verdict"], "passed");
+    assert_eq!(copy["proofs"][0]["verdict"], "passed");
     is_harmless(&report(&workspace, &["show", "-d", NASTY]).succeeds());
 
     // What cannot be read of a damaged backup is left out with a warning.

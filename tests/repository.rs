@@ -10,8 +10,8 @@ use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind};
 use pgkeep::repo::{
     BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest, DumpStem, Ending,
-    Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run, RunOutcome, RunStatus,
-    ServerVersion, Source, StateDirectory, StoredObject, SweepPlan, Verb, runs,
+    Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run, RunName, RunOutcome,
+    RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredObject, SweepPlan, Verb, runs,
 };
 use pgkeep::storage::{Effect, Fault, FaultyStorage, Injection, Key, LocalStorage, MemoryStorage, Missing, Operation};
 
@@ -132,6 +132,10 @@ fn key(stem: &DumpStem, ending: Ending) -> Key {
     stem.object(ending).key(&main_instance())
 }
 
+fn run_name(lock: &Lock) -> RunName {
+    RunName::new(Stamp::of(start()), lock.holder().verb)
+}
+
 #[tokio::test]
 async fn what_is_committed_is_listed_and_nothing_else_is_left() {
     let house = House::new().await;
@@ -162,7 +166,7 @@ async fn the_same_life_on_a_disk() {
     let storage = Arc::new(LocalStorage::open(&place, Missing::CreateLast).await.unwrap());
     let repository = Repository::open_or_create(storage, &state).await.unwrap();
     let held = lock(&repository, &state, Verb::Dump);
-    let run = Run::begin(&repository, &state, &held, "db1", SystemClock.now()).await.unwrap();
+    let run = Run::begin(&repository, &state, &held, "db1", run_name(&held), SystemClock.now()).await.unwrap();
     let mut stems = Vec::new();
     for database in ["we ird/..;$(x)\"'", ".pgkeep-unfinished-1", "-rf", "订单\n", &"x".repeat(63)] {
         let writer = BackupWriter::begin(&repository, &held, database, "db_1.example", &SystemClock).await.unwrap();
@@ -366,12 +370,26 @@ async fn whatever_cannot_be_read_stops_a_prune() {
 }
 
 #[tokio::test]
+async fn a_list_is_one_listing_and_one_read_for_each_backup() {
+    let house = House::new().await;
+    for database in ["shop", "keycloak", "wiki"] {
+        house.backup(database).await;
+    }
+    let before = house.faulty.calls().len();
+    assert_eq!(house.catalogue().await.entries.len(), 3);
+    let mut calls: Vec<Operation> = house.faulty.calls()[before..].iter().map(|call| call.operation).collect();
+    calls.sort_by_key(|operation| format!("{operation:?}"));
+    assert_eq!(calls, [Operation::List, Operation::Read, Operation::Read, Operation::Read]);
+}
+
+#[tokio::test]
 async fn runs_go_after_400_days() {
     let house = House::new().await;
     for _ in 0..2 {
         let lock = house.lock(Verb::Dump);
         let now = house.clock.now();
-        let run = Run::begin(&house.repository, &house.state, &lock, "db1", now).await.unwrap();
+        let name = RunName::new(Stamp::of(now), Verb::Dump);
+        let run = Run::begin(&house.repository, &house.state, &lock, "db1", name, now).await.unwrap();
         run.finish(RunOutcome::succeeded(Vec::new()), now).await.unwrap();
         house.later(TimeDelta::days(200));
     }
@@ -441,7 +459,7 @@ async fn a_killed_run_reads_interrupted() {
     let house = House::new().await;
     let elsewhere = house.elsewhere();
     let lock = house.lock(Verb::Dump);
-    let run = Run::begin(&house.repository, &house.state, &lock, "db1", start()).await.unwrap();
+    let run = Run::begin(&house.repository, &house.state, &lock, "db1", run_name(&lock), start()).await.unwrap();
     let writer = house.begin(&lock, "shop").await;
     assert_eq!(statuses(&house, &house.state).await, [RunStatus::Running]);
     assert_eq!(statuses(&house, &elsewhere).await, [RunStatus::Running]);
@@ -459,7 +477,7 @@ async fn a_killed_run_reads_interrupted() {
 async fn a_run_says_how_it_ended() {
     let house = House::new().await;
     let lock = house.lock(Verb::Dump);
-    let run = Run::begin(&house.repository, &house.state, &lock, "db1", start()).await.unwrap();
+    let run = Run::begin(&house.repository, &house.state, &lock, "db1", run_name(&lock), start()).await.unwrap();
     let error = Error::new(Kind::Connect, "connect to db1").because("connection refused").hint("start it");
     let place = run.finish(RunOutcome::failed("connect", &error, Vec::new()), start()).await.unwrap();
     assert!(matches!(place, RecordPlace::Repository));
@@ -479,10 +497,10 @@ async fn a_repository_that_refuses_a_record_stops_a_dump_and_not_a_restore() {
     house.faulty.inject(Injection::at(Operation::Create, Effect::FailBefore(Fault::Denied)).from_nth(1));
     house.faulty.inject(Injection::at(Operation::Replace, Effect::FailBefore(Fault::Denied)).from_nth(1));
     let lock = house.lock(Verb::Dump);
-    assert!(Run::begin(&house.repository, &house.state, &lock, "db1", start()).await.is_err());
+    assert!(Run::begin(&house.repository, &house.state, &lock, "db1", run_name(&lock), start()).await.is_err());
 
     let lock = house.lock(Verb::Restore);
-    let run = Run::begin(&house.repository, &house.state, &lock, "db1", start()).await.unwrap();
+    let run = Run::begin(&house.repository, &house.state, &lock, "db1", run_name(&lock), start()).await.unwrap();
     assert!(matches!(run.place(), RecordPlace::StateDirectory { .. }));
     assert_eq!(statuses(&house, &house.state).await, [RunStatus::Running]);
     run.finish(RunOutcome::succeeded(Vec::new()), start()).await.unwrap();
@@ -494,7 +512,7 @@ async fn a_repository_that_refuses_a_record_stops_a_dump_and_not_a_restore() {
 async fn the_end_of_a_dump_is_kept_when_its_repository_is_gone_by_then() {
     let house = House::new().await;
     let lock = house.lock(Verb::Dump);
-    let run = Run::begin(&house.repository, &house.state, &lock, "db1", start()).await.unwrap();
+    let run = Run::begin(&house.repository, &house.state, &lock, "db1", run_name(&lock), start()).await.unwrap();
     house.faulty.inject(Injection::at(Operation::Replace, Effect::FailBefore(Fault::Unavailable)));
     let place = run.finish(RunOutcome::succeeded(Vec::new()), start()).await.unwrap();
     assert!(matches!(place, RecordPlace::StateDirectory { .. }));

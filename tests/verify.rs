@@ -55,7 +55,7 @@ fn the_latest_of_each_database_is_verified_and_the_proof_is_stored() {
     let stored = proofs(&workspace, &shop[1]);
     assert_eq!(stored.len(), 1);
     assert!(stored[0].ends_with("-L1-passed.json"), "{stored:?}");
-    assert_eq!(newest["proof"].as_str().unwrap().to_owned() + ".json", stored[0]);
+    assert_eq!(newest["repositories"][0]["proof"].as_str().unwrap().to_owned() + ".json", stored[0]);
     assert!(proofs(&workspace, &shop[0]).is_empty());
 
     let runs = on_repository(&workspace, &["report", "runs", "--json"]).succeeds().json();
@@ -223,7 +223,7 @@ fn a_repository_that_refuses_records_and_proofs_is_verified_all_the_same() {
     }
     let document = verify(&workspace, &["-d", "shop", "--json"]).succeeds().json();
     assert_eq!(document["items"][0]["id"], shop[1]);
-    assert_eq!(document["items"][0]["proof"], Value::Null);
+    assert_eq!(document["items"][0]["repositories"][0]["proof"], Value::Null);
     let warnings = document["warnings"].to_string();
     assert!(warnings.contains("the proof of") && warnings.contains("could not be stored"), "{warnings}");
     assert!(warnings.contains(workspace.state().to_str().unwrap()), "{warnings}");
@@ -294,7 +294,9 @@ async fn one_that_is_stopped_proves_nothing_and_its_run_says_so() {
     let signal = interrupt.clone();
     let outcome = verify_here(&workspace, interrupt, move |_| signal.request(pgkeep::interrupt::Signal::Term)).await;
     assert_eq!(outcome.error.unwrap().kind, Kind::Terminated);
-    assert!(outcome.items.iter().all(|item| item.status == Status::NotVerified && item.proof.is_none()));
+    assert!(
+        outcome.items.iter().all(|item| item.status == Status::NotVerified && item.repositories[0].proof.is_none())
+    );
     assert!(ids(&workspace).iter().all(|id| proofs(&workspace, id).is_empty()));
     let runs = on_repository(&workspace, &["report", "runs", "--json"]).succeeds().json();
     assert_eq!((&runs["items"][0]["status"], &runs["items"][0]["exitCode"]), (&"FAILED".into(), &143.into()));

@@ -1,15 +1,13 @@
-//! Completion of backup ids: asks the repository that is being typed, says nothing if it cannot.
+//! Completion of backup ids: asks the repositories that are being typed, says nothing of what it cannot ask.
 
 use std::ffi::OsStr;
 
 use clap_complete::CompletionCandidate;
 
-/// Ids of the repository named by `--repo` on the line, newest first, that begin with what was typed.
+/// Ids of the repositories named by `--repo` on the line, newest first, that begin with what was typed.
 pub fn backup_ids(current: &OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_string_lossy();
-    let mut candidates: Vec<CompletionCandidate> = typed_repository()
-        .map(|address| super::run::ids_of(&address))
-        .unwrap_or_default()
+    let mut candidates: Vec<CompletionCandidate> = super::run::ids_of(&typed_repositories())
         .into_iter()
         .filter(|(id, _)| id.starts_with(&*current))
         .map(|(id, help)| CompletionCandidate::new(id).help(Some(help.into())))
@@ -21,15 +19,18 @@ pub fn backup_ids(current: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 /// The completion engine hands over the line after `--`: `pgkeep -- pgkeep verify --repo /backups …`.
-fn typed_repository() -> Option<String> {
+fn typed_repositories() -> Vec<String> {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let home = std::env::home_dir().map(|home| home.to_string_lossy().into_owned());
-    repository_in(&words).map(|typed| as_the_shell_reads(typed, home.as_deref()))
+    repositories_in(&words).map(|typed| as_the_shell_reads(typed, home.as_deref())).collect()
 }
 
-fn repository_in(words: &[String]) -> Option<&str> {
-    words.iter().enumerate().find_map(|(at, word)| match word.strip_prefix("--repo")? {
-        "" => words.get(at + 1).map(String::as_str),
+fn repositories_in(words: &[String]) -> impl Iterator<Item = &str> {
+    let word = |at: usize| words.get(at).map(String::as_str);
+    words.iter().enumerate().filter_map(move |(at, flag)| match flag.strip_prefix("--repo")? {
+        // bash takes `--repo=/backups` for three words.
+        "" if word(at + 1) == Some("=") => word(at + 2),
+        "" => word(at + 1),
         value => value.strip_prefix('='),
     })
 }
@@ -52,15 +53,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_repository_is_found_as_shells_hand_it_over() {
+    fn repositories_are_found_as_shells_hand_them_over() {
         let found = |line: &str| {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            repository_in(&words).map(str::to_owned)
+            repositories_in(&words).map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!(found("pgkeep verify --repo /b x"), Some("/b".to_owned()));
-        assert_eq!(found("pgkeep verify --repo=/b x"), Some("/b".to_owned()));
-        assert_eq!(found("pgkeep verify --repo"), None);
-        assert_eq!(found("pgkeep verify --repository /b"), None);
+        assert_eq!(found("pgkeep verify --repo /b x"), ["/b"]);
+        assert_eq!(found("pgkeep verify --repo=/b x"), ["/b"]);
+        assert_eq!(found("pgkeep verify --repo = /b x"), ["/b"]);
+        assert_eq!(found("pgkeep verify --repo /b --json --repo=/c x"), ["/b", "/c"]);
+        assert!(found("pgkeep verify --repo").is_empty());
+        assert!(found("pgkeep verify --repository /b").is_empty());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use clap_complete::CompleteEnv;
+use futures_util::future::join_all;
 use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::command::{Context, Outcome};
 use pgkeep::config::directories;
@@ -296,30 +297,31 @@ fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> st
     verb.get_subcommands().try_for_each(|sub| subcommand_page(sub, &name, page))
 }
 
-/// Backup ids of a repository with the times at which they began, newest first, for the completion of a shell; nothing
-/// if it cannot be asked. A listing is enough, so nothing is read and no state is made.
-pub fn ids_of(address: &str) -> Vec<(String, String)> {
+/// Backup ids of repositories with the times at which they began, each once, newest first, for the completion of a
+/// shell; nothing of one that cannot be asked. A listing is enough, so nothing is read and no state is made.
+pub fn ids_of(addresses: &[String]) -> Vec<(String, String)> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let environment = Environment::of_process();
     let Ok(state) = directories::state(&environment) else { return Vec::new() };
     // Somebody waits at a prompt.
     let patience = Patience { opening: Duration::from_secs(2), attempts: 1, ..Patience::default() };
     let access = Access { environment, uploads: state.join("uploads"), patience };
-    let names = async {
-        let storage = Address::parse(address).ok()?.open(&access, Missing::Refuse).await.ok()?;
-        let listed = storage.list(&Prefix::root()).await.ok()?;
-        let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
-            StoredName::Dump { instance, name: ObjectName { stem, ending: Ending::Manifest } } => {
-                Some((stem, instance))
-            }
-            _ => None,
-        };
-        Some(listed.iter().filter_map(dump).collect::<Vec<_>>())
-    };
-    let mut dumps = runtime.block_on(names).unwrap_or_default();
-    dumps.sort_by_key(|(stem, _)| std::cmp::Reverse(stem.started_at()));
+    let listed = runtime.block_on(join_all(addresses.iter().map(|address| dumps_in(address, &access))));
+    let mut dumps: Vec<_> = listed.into_iter().flatten().flatten().collect();
+    dumps.sort_by(|(a, of_a), (b, of_b)| (b.started_at(), a, of_a).cmp(&(a.started_at(), b, of_b)));
+    dumps.dedup();
     let told = |(stem, instance): (DumpStem, InstanceName)| {
         (stem.to_string(), format!("{} of instance {instance}", output::time(stem.started_at().time())))
     };
     dumps.into_iter().map(told).collect()
+}
+
+async fn dumps_in(address: &str, access: &Access) -> Option<Vec<(DumpStem, InstanceName)>> {
+    let storage = Address::parse(address).ok()?.open(access, Missing::Refuse).await.ok()?;
+    let listed = storage.list(&Prefix::root()).await.ok()?;
+    let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
+        StoredName::Dump { instance, name: ObjectName { stem, ending: Ending::Manifest } } => Some((stem, instance)),
+        _ => None,
+    };
+    Some(listed.iter().filter_map(dump).collect())
 }

@@ -74,7 +74,13 @@ impl Finding {
 
 /// The error of a command that has findings of severity `Fail`: exit code 13. Warnings alone are no error.
 pub fn error_of<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Option<Error> {
-    let failed: Vec<&Finding> = findings.into_iter().filter(|finding| finding.severity == Severity::Fail).collect();
+    let mut failed: Vec<&Finding> = Vec::new();
+    for finding in findings {
+        // What concerns several instances stands with each of them, and is one.
+        if finding.severity == Severity::Fail && !failed.contains(&finding) {
+            failed.push(finding);
+        }
+    }
     let first = failed.first()?;
     let sentence = match failed.len() {
         1 => format!("{}: {}", first.subject, first.evidence),

@@ -7,6 +7,7 @@ pub mod databases;
 pub mod dump;
 pub mod finding;
 mod place;
+mod reading;
 pub mod report;
 pub mod restore;
 mod stage;
@@ -26,7 +27,8 @@ use crate::repo::{Folder, InstanceName, RecordPlace, Repository, Run, RunOutcome
 
 use crate::storage::{Access, Patience};
 pub use place::Place;
-use place::only;
+use place::repo_flags;
+use reading::{Reading, Repositories, Unread};
 
 /// What every verb is given by its caller.
 #[derive(Clone, Debug)]
@@ -92,6 +94,7 @@ pub enum Status {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Copy {
+    /// What the user calls the repository.
     pub name: String,
     pub status: Status,
     pub stored_bytes: Option<u64>,
@@ -133,6 +136,7 @@ fn overall<I: Item>(items: &[I]) -> Option<Error> {
     let kind = match stopped {
         Some(kind) => kind,
         None if failed.len() < items.len() => Kind::Partial,
+        None if failed.iter().any(|(_, error)| error.kind == Kind::Partial) => Kind::Partial,
         None if failed.iter().all(|(_, error)| error.kind == first.kind) => first.kind,
         None => Kind::Unexpected,
     };
@@ -175,6 +179,7 @@ mod tests {
         assert_eq!(kind_of(&[Some(Tool), Some(Tool)]), Some(Tool));
         assert_eq!(kind_of(&[Some(Tool), Some(Connect)]), Some(Unexpected));
         assert_eq!(kind_of(&[Some(Tool), None]), Some(Partial));
+        assert_eq!(kind_of(&[Some(Tool), Some(Partial)]), Some(Partial));
         assert_eq!(kind_of(&[None, Some(Terminated)]), Some(Terminated));
     }
 

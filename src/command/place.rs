@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::error::{Error, Kind, Result};
+use crate::process::shell_word;
 use crate::repo::Repository;
 use crate::storage::{Address, Fault, Missing};
 
@@ -67,11 +68,8 @@ impl Place {
     }
 }
 
-/// The only repository of a command that works on one.
-pub fn only(places: &[Place]) -> Result<&Place> {
-    match places {
-        [place] => Ok(place),
-        [] => Err(Error::usage("no repository is named").hint("name one with --repo")),
-        _ => Err(Error::usage("several repositories are named").hint("this command works on one: give one --repo")),
-    }
+/// `--repo A --repo B`: what a proposed command has to say so that it looks in the same places.
+pub fn repo_flags(places: &[Place]) -> String {
+    let flag = |place: &Place| format!("--repo {}", shell_word(place.name.as_ref()));
+    places.iter().map(flag).collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! What backups there are. Nothing is kept but what the repository says: manifests, and the names of proofs.
+//! What backups a repository has. Nothing is kept but what the repository says: manifests, and the names of proofs.
 
 use futures_util::{StreamExt as _, stream};
 
@@ -11,9 +11,11 @@ use super::repository::Repository;
 use crate::error::{Error, Result};
 use crate::storage::{Fault, ObjectMeta, Prefix};
 
-use super::intent::READS_AT_ONCE;
+/// How many manifests or records of runs are read at once: a remote store takes tens of milliseconds for each, and a
+/// thousand have to be read in two seconds.
+pub(super) const DOCUMENTS_AT_ONCE: usize = 64;
 
-/// The backups of one instance or of all, by instance and start.
+/// The backups of one repository, of one instance or of all, by instance and start.
 #[derive(Debug)]
 pub struct Catalogue {
     pub entries: Vec<Entry>,
@@ -78,6 +80,11 @@ impl Backup {
         Some(format!("its {} verification of {} failed", failed.level.as_str(), failed.at))
     }
 
+    /// An object is missing or has another size, or a proof failed and nothing has refuted it.
+    pub fn is_damaged(&self) -> bool {
+        !self.defects.is_empty() || self.proofs.standing_failure().is_some()
+    }
+
     /// The newest proof that passed, of the greatest depth among them.
     pub fn best_proof(&self) -> Option<super::layout::ProofName> {
         self.proofs.all().iter().filter(|p| p.verdict == Verdict::Passed).max_by_key(|p| (p.level, p.at)).copied()
@@ -103,6 +110,14 @@ impl Entry {
         self.stem().into()
     }
 
+    /// The full name of the database; as it stands in keys, where the manifest cannot be read.
+    pub fn database(&self) -> &str {
+        match self {
+            Self::Backup(backup) => &backup.manifest.database,
+            Self::Unreadable(unreadable) => unreadable.stem.encoded_database(),
+        }
+    }
+
     pub fn is_of_database(&self, database: &str) -> bool {
         match self {
             Self::Backup(backup) => backup.manifest.database == database,
@@ -116,6 +131,13 @@ impl Entry {
             Self::Unreadable(_) => None,
         }
     }
+
+    pub fn unreadable(&self) -> Option<&Unreadable> {
+        match self {
+            Self::Backup(_) => None,
+            Self::Unreadable(unreadable) => Some(unreadable),
+        }
+    }
 }
 
 impl Catalogue {
@@ -123,7 +145,7 @@ impl Catalogue {
     pub async fn read(repository: &Repository, instance: Option<&InstanceName>) -> Result<Self> {
         let listing = Listing::take(repository, instance).await?;
         let reads = listing.manifests().map(|(meta, instance, stem)| listing.entry(repository, meta, instance, stem));
-        let read: Vec<Option<Entry>> = stream::iter(reads).buffered(READS_AT_ONCE).collect().await;
+        let read: Vec<Option<Entry>> = stream::iter(reads).buffered(DOCUMENTS_AT_ONCE).collect().await;
         let mut entries: Vec<Entry> = read.into_iter().flatten().collect();
         entries.sort_by(|a, b| {
             let by = |entry: &Entry| (entry.instance().clone(), entry.stem().started_at());

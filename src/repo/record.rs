@@ -10,11 +10,12 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
+use super::catalogue::DOCUMENTS_AT_ONCE;
 use super::document::{self, FORMAT};
-use super::intent::{LIMIT, Liveness, READS_AT_ONCE, SeenIntent, judged_intents};
+use super::intent::{LIMIT, Liveness, SeenIntent, judged_intents};
 use super::layout::{BackupId, Folder, RunName, StoredName, Verb};
 use super::lock::{Lock, LockState};
-use super::name::{InstanceName, Stamp};
+use super::name::InstanceName;
 use super::repository::Repository;
 use super::state::{HostId, StateDirectory};
 use crate::error::{Error, Result};
@@ -122,19 +123,20 @@ pub struct Run {
 }
 
 impl Run {
-    /// Records the start of a run that holds `lock`. Where the repository refuses, a restore or a verification goes on
+    /// Records the start of a run that holds `lock`, under the name that it has in every repository it works in. Where the repository refuses, a restore or a verification goes on
     /// with its record in the state directory; anything else stops, since it could not store its work either.
     pub async fn begin(
         repository: &Repository,
         state: &StateDirectory,
         lock: &Lock,
         host: &str,
+        name: RunName,
         now: DateTime<Utc>,
     ) -> Result<Self> {
         let holder = lock.holder();
         let record = RunRecord {
             format: FORMAT,
-            run: RunName::new(Stamp::of(now), holder.verb),
+            run: name,
             verb: holder.verb,
             instance: lock.instance().clone(),
             status: RunStatus::Running,
@@ -209,6 +211,8 @@ fn key(record: &RunRecord) -> crate::storage::Key {
 pub struct SeenRun {
     pub instance: InstanceName,
     pub run: RunName,
+    /// The names of the repositories that recorded it.
+    pub repositories: Vec<String>,
     /// With INTERRUPTED in place of a RUNNING that cannot be true.
     pub record: Result<RunRecord>,
 }
@@ -220,6 +224,7 @@ pub async fn runs(
     instance: Option<&InstanceName>,
 ) -> Result<Vec<SeenRun>> {
     let mut seen = stored_runs(repository, instance).await?;
+    let name = || vec![repository.name().to_owned()];
     for (kept_instance, run, body) in state.kept_runs(repository.id())? {
         if instance.is_some_and(|wanted| *wanted != kept_instance) {
             continue;
@@ -227,7 +232,7 @@ pub async fn runs(
         // A record kept here is the end of one that the repository may still have as RUNNING.
         seen.retain(|other| other.run != run);
         let record = read_record(&body, &kept_instance, &run);
-        seen.push(SeenRun { instance: kept_instance, run, record });
+        seen.push(SeenRun { instance: kept_instance, run, repositories: name(), record });
     }
     for run in &mut seen {
         judge_running(repository, state, run).await?;
@@ -243,11 +248,11 @@ async fn stored_runs(repository: &Repository, instance: Option<&InstanceName>) -
         StoredName::Run { instance, run } => Some(async move {
             let body = repository.storage().get(&meta.key, document::LIMIT_BYTES).await;
             let record = body.map_err(Error::from).and_then(|body| read_record(&body, &instance, &run));
-            SeenRun { instance, run, record }
+            SeenRun { instance, run, repositories: vec![repository.name().to_owned()], record }
         }),
         _ => None,
     });
-    Ok(stream::iter(reads).buffered(READS_AT_ONCE).collect().await)
+    Ok(stream::iter(reads).buffered(DOCUMENTS_AT_ONCE).collect().await)
 }
 
 fn read_record(body: &[u8], instance: &InstanceName, run: &RunName) -> Result<RunRecord> {

@@ -92,6 +92,15 @@ impl Repository {
         }
     }
 
+    /// A repository of nothing, for tests of what is only told about repositories.
+    #[cfg(test)]
+    pub(super) fn in_memory(name: &str) -> Self {
+        let created_at = chrono::DateTime::UNIX_EPOCH;
+        let repository_id = RepositoryId::random();
+        let marker = Marker { format: FORMAT, repository_id, created_at, create_only: CreateOnly::None };
+        Self { storage: Arc::new(crate::storage::MemoryStorage::new()), marker, name: name.to_owned() }
+    }
+
     pub fn id(&self) -> &RepositoryId {
         &self.marker.repository_id
     }

@@ -1,11 +1,12 @@
-//! Which backup is meant: an id, a unique beginning of one, or `latest`. Pure functions of the catalogue.
+//! Which backup is meant: an id, a unique beginning of one, or `latest`. Pure functions of the union.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::catalogue::{Backup, Catalogue, Entry, Unreadable};
+use super::catalogue::{Backup, Unreadable};
 use super::layout::{BackupId, DumpStem};
 use super::name::InstanceName;
+use super::union::{Holding, Union};
 use crate::error::{Error, Kind, Result};
 
 /// What a user names. `latest` is reserved; everything else is an id or the beginning of one.
@@ -32,6 +33,8 @@ pub struct Choice<'a> {
 /// What was chosen, and what newer was not.
 #[derive(Debug)]
 pub struct Chosen<'a> {
+    pub holding: &'a Holding,
+    /// The copy that speaks for it.
     pub backup: &'a Backup,
     /// Backups that end later and are not good, with the reason; the newest first.
     pub passed_over: Vec<(BackupId, String)>,
@@ -45,65 +48,69 @@ impl Choice<'_> {
     ///
     /// [`Kind::Usage`] if several are meant, with the list; [`Kind::NoSuchBackup`] if none is, with what there is; the
     /// error of the manifest if it is one that could not be read.
-    pub fn among<'c>(&self, catalogue: &'c Catalogue) -> Result<Chosen<'c>> {
-        let candidates: Vec<&Entry> = catalogue.entries.iter().filter(|entry| self.admits(entry)).collect();
+    pub fn among<'c>(&self, union: &'c Union) -> Result<Chosen<'c>> {
+        let candidates: Vec<&Holding> = union.holdings.iter().filter(|holding| self.admits(holding)).collect();
         match &self.which {
-            Which::Latest => self.latest(&candidates, catalogue),
-            Which::Id(text) => self.named(text, &candidates, catalogue),
+            Which::Latest => self.latest(&candidates, union),
+            Which::Id(text) => self.named(text, &candidates, union),
         }
     }
 
-    fn admits(&self, entry: &Entry) -> bool {
-        self.instance.is_none_or(|instance| entry.instance() == instance)
-            && self.database.is_none_or(|database| entry.is_of_database(database))
+    fn admits(&self, holding: &Holding) -> bool {
+        self.instance.is_none_or(|instance| holding.instance() == instance)
+            && self.database.is_none_or(|database| holding.is_of_database(database))
     }
 
-    fn named<'c>(&self, text: &str, candidates: &[&'c Entry], catalogue: &Catalogue) -> Result<Chosen<'c>> {
-        let exact = |entry: &&&Entry| entry.id().as_str() == text;
-        let begins = |entry: &&&Entry| entry.id().as_str().starts_with(text);
-        let mut meant: Vec<&&Entry> = candidates.iter().filter(exact).collect();
+    fn named<'c>(&self, text: &str, candidates: &[&'c Holding], union: &Union) -> Result<Chosen<'c>> {
+        let exact = |holding: &&Holding| holding.id().as_str() == text;
+        let begins = |holding: &&Holding| holding.id().as_str().starts_with(text);
+        let mut meant: Vec<&Holding> = candidates.iter().copied().filter(exact).collect();
         if meant.is_empty() && !text.is_empty() {
-            meant = candidates.iter().filter(begins).collect();
+            meant = candidates.iter().copied().filter(begins).collect();
         }
         match meant.as_slice() {
-            [] => Err(self.none(format!("no backup has an id that begins with {text:?}"), catalogue)),
-            [Entry::Backup(backup)] => Ok(Chosen { backup, passed_over: Vec::new() }),
-            [Entry::Unreadable(unreadable)] => Err(cannot_read(unreadable)),
-            several => Err(Error::usage(format!("{text:?} means {}", listed(several.iter().map(|e| described(e)))))
-                .hint("give more of the id, or name one instance with --instance")),
+            [] => Err(self.none(format!("no backup has an id that begins with {text:?}"), union)),
+            [holding] => match (holding.backup(), holding.unreadable()) {
+                (None, Some(unreadable)) => Err(cannot_read(unreadable)),
+                (Some(backup), _) => Ok(Chosen { holding, backup, passed_over: Vec::new() }),
+                (None, None) => Err(Error::new(Kind::NoSuchBackup, format!("there is no copy of {}", holding.id()))),
+            },
+            several => Err(Error::usage(format!(
+                "{text:?} means {}",
+                listed(several.iter().map(|holding| described(holding)))
+            ))
+            .hint("give more of the id, or name one instance with --instance")),
         }
     }
 
-    fn latest<'c>(&self, candidates: &[&'c Entry], catalogue: &Catalogue) -> Result<Chosen<'c>> {
+    fn latest<'c>(&self, candidates: &[&'c Holding], union: &Union) -> Result<Chosen<'c>> {
         one_database(candidates)?;
-        let good = candidates.iter().filter_map(|entry| entry.backup()).filter(|b| b.shortcoming().is_none());
-        let chosen = good.max_by_key(|backup| (backup.manifest.finished_at, &backup.stem));
-        let unasked = candidates.iter().filter_map(|entry| match entry {
-            Entry::Unreadable(unreadable) if unreadable.error.kind != Kind::Verification => Some(unreadable),
-            _ => None,
-        });
+        let good = candidates.iter().filter(|holding| holding.shortcoming().is_none());
+        let readable = good.filter_map(|holding| Some((*holding, holding.backup()?)));
+        let chosen = readable.max_by_key(|(holding, backup)| (backup.manifest.finished_at, holding.stem()));
         // A manifest that was not delivered may be the latest of all. One that is damaged is no backup.
-        for unreadable in unasked {
+        let unasked = candidates.iter().filter_map(|holding| holding.unreadable());
+        for unreadable in unasked.filter(|unreadable| unreadable.error.kind != Kind::Verification) {
             let later = |backup: &Backup| unreadable.stem.started_at().time() > backup.manifest.started_at;
-            if chosen.is_none_or(later) {
+            if chosen.is_none_or(|(_, backup)| later(backup)) {
                 return Err(cannot_read(unreadable));
             }
         }
-        let backup = chosen.ok_or_else(|| {
+        let (holding, backup) = chosen.ok_or_else(|| {
             let why = newer_than(None, candidates).into_iter().map(|(id, why)| format!("{id}: {why}"));
             let why: Vec<_> = why.collect();
             match why.is_empty() {
-                true => self.none("there is no backup".to_owned(), catalogue),
+                true => self.none("there is no backup".to_owned(), union),
                 // Those of other databases are no help.
                 false => self
-                    .none(format!("there is no good backup ({})", listed(why.into_iter())), catalogue)
+                    .none(format!("there is no good backup ({})", listed(why.into_iter())), union)
                     .hint("one that is named by its id is taken even so"),
             }
         })?;
-        Ok(Chosen { backup, passed_over: newer_than(Some(backup), candidates) })
+        Ok(Chosen { holding, backup, passed_over: newer_than(Some(backup), candidates) })
     }
 
-    fn none(&self, sentence: String, catalogue: &Catalogue) -> Error {
+    fn none(&self, sentence: String, union: &Union) -> Error {
         let mut sentence = sentence;
         if let Some(instance) = self.instance {
             let _ = write!(sentence, " in instance {instance}");
@@ -111,8 +118,8 @@ impl Choice<'_> {
         if let Some(database) = self.database {
             let _ = write!(sentence, " of database {database:?}");
         }
-        let there = listed(catalogue.entries.iter().rev().map(described));
-        let hint = match catalogue.entries.is_empty() {
+        let there = listed(union.holdings.iter().rev().map(described));
+        let hint = match union.holdings.is_empty() {
             true => "the repository holds no backups yet".to_owned(),
             false => format!("there is {there}"),
         };
@@ -121,9 +128,9 @@ impl Choice<'_> {
 }
 
 /// `latest` has a meaning for one database of one instance only.
-fn one_database(candidates: &[&Entry]) -> Result<()> {
+fn one_database(candidates: &[&Holding]) -> Result<()> {
     // A damaged manifest does not tell the full name; it counts with the database whose stem it has.
-    let of = |entry: &&Entry| (entry.instance().clone(), entry.stem().encoded_database().to_owned());
+    let of = |holding: &&Holding| (holding.instance().clone(), holding.stem().encoded_database().to_owned());
     let databases: BTreeSet<_> = candidates.iter().map(of).collect();
     if databases.len() < 2 {
         return Ok(());
@@ -134,21 +141,15 @@ fn one_database(candidates: &[&Entry]) -> Result<()> {
 }
 
 /// What ends (or, if unreadable, starts) later than `chosen` and is not good.
-fn newer_than(chosen: Option<&Backup>, candidates: &[&Entry]) -> Vec<(BackupId, String)> {
+fn newer_than(chosen: Option<&Backup>, candidates: &[&Holding]) -> Vec<(BackupId, String)> {
     let mut newer: Vec<(&DumpStem, String)> = Vec::new();
-    for entry in candidates {
-        match entry {
-            Entry::Backup(backup) => {
-                let later = chosen.is_none_or(|chosen| backup.manifest.finished_at > chosen.manifest.finished_at);
-                if let (true, Some(why)) = (later, backup.shortcoming()) {
-                    newer.push((&backup.stem, why));
-                }
-            }
-            Entry::Unreadable(unreadable) => {
-                if chosen.is_none_or(|chosen| unreadable.stem.started_at() > chosen.stem.started_at()) {
-                    newer.push((&unreadable.stem, unreadable.error.to_string()));
-                }
-            }
+    for holding in candidates {
+        let later = match holding.backup() {
+            Some(backup) => chosen.is_none_or(|chosen| backup.manifest.finished_at > chosen.manifest.finished_at),
+            None => chosen.is_none_or(|chosen| holding.stem().started_at() > chosen.stem.started_at()),
+        };
+        if let (true, Some(why)) = (later, holding.shortcoming()) {
+            newer.push((holding.stem(), why));
         }
     }
     newer.sort_by_key(|(stem, _)| std::cmp::Reverse(stem.started_at()));
@@ -161,8 +162,8 @@ fn cannot_read(unreadable: &Unreadable) -> Error {
     Error::new(error.kind, format!("read backup {stem} of instance {instance}")).because(error.to_string()).hint(hint)
 }
 
-fn described(entry: &Entry) -> String {
-    format!("{} (instance {})", entry.stem(), entry.instance())
+fn described(holding: &Holding) -> String {
+    format!("{} (instance {})", holding.stem(), holding.instance())
 }
 
 fn listed(items: impl Iterator<Item = String>) -> String {
@@ -178,7 +179,8 @@ fn listed(items: impl Iterator<Item = String>) -> String {
 mod tests {
     use super::*;
     use crate::repo::manifest::tests::sample;
-    use crate::repo::{Defect, ProofName, Stamp};
+    use crate::repo::union::tests::union;
+    use crate::repo::{Defect, Entry, ProofName, Stamp};
 
     fn backup(instance: &str, database: &str, day: u32, change: impl FnOnce(&mut Backup)) -> Entry {
         let started_at = format!("2025-01-{day:02}T02:00:00Z").parse().unwrap();
@@ -206,7 +208,7 @@ mod tests {
     fn choose(entries: Vec<Entry>, which: &str, instance: Option<&str>, database: Option<&str>) -> Result<String> {
         let instance = instance.map(|name| name.parse::<InstanceName>().unwrap());
         let choice = Choice { which: which.into(), instance: instance.as_ref(), database };
-        choice.among(&Catalogue { entries }).map(|chosen| chosen.backup.id().to_string())
+        choice.among(&union(vec![entries])).map(|chosen| chosen.backup.id().to_string())
     }
 
     const DAY2: &str = "shop_20250102T020000Z_db1";
@@ -222,8 +224,8 @@ mod tests {
             unreadable("shop", 6, Kind::Verification),
         ];
         let choice = Choice { which: Which::Latest, instance: None, database: None };
-        let catalogue = Catalogue { entries };
-        let chosen = choice.among(&catalogue).unwrap();
+        let union = union(vec![entries]);
+        let chosen = choice.among(&union).unwrap();
         assert_eq!(chosen.backup.id().as_str(), DAY2);
         let why: Vec<_> = chosen.passed_over.iter().map(|(_, why)| why.as_str()).collect();
         let failed = "its L1 verification of 20250201T000000Z failed";
@@ -291,5 +293,24 @@ mod tests {
         assert_eq!(error.next_step(), Some("one that is named by its id is taken even so"));
         let error = choose(Vec::new(), "latest", None, None).unwrap_err();
         assert_eq!(error.next_step(), Some("the repository holds no backups yet"));
+    }
+
+    #[test]
+    fn latest_is_chosen_among_all_repositories() {
+        let choose = |held: Vec<Vec<Entry>>| {
+            let choice = Choice { which: Which::Latest, instance: None, database: None };
+            let union = union(held);
+            choice.among(&union).map(|chosen| (chosen.backup.id().to_string(), chosen.passed_over.len()))
+        };
+        let newer_in_b = vec![vec![good("main", "shop", 1)], vec![good("main", "shop", 2)]];
+        assert_eq!(choose(newer_in_b).unwrap(), (DAY2.to_owned(), 0));
+        // A copy that is not good does not matter where another one is.
+        let refuted = vec![vec![backup("main", "shop", 2, failed)], vec![good("main", "shop", 2)]];
+        assert_eq!(choose(refuted).unwrap(), (DAY2.to_owned(), 0));
+        let undelivered = vec![vec![unreadable("shop", 2, Kind::Storage)], vec![good("main", "shop", 2)]];
+        assert_eq!(choose(undelivered).unwrap(), (DAY2.to_owned(), 0));
+        let other = backup("main", "shop", 3, |b| b.manifest.plain.size_bytes += 1);
+        let conflict = vec![vec![good("main", "shop", 2), good("main", "shop", 3)], vec![other]];
+        assert_eq!(choose(conflict).unwrap(), (DAY2.to_owned(), 1));
     }
 }

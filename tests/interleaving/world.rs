@@ -12,9 +12,9 @@ use pgkeep::digest::Fingerprint;
 use pgkeep::error::Result;
 use pgkeep::repo::{
     BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Folder,
-    Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof, Repository, Run, RunOutcome,
-    RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb, Verdict,
-    intents, judged_intents, liveness, runs,
+    Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof, Repository, Run, RunName,
+    RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb,
+    Verdict, intents, judged_intents, liveness, runs,
 };
 use pgkeep::storage::{Key, MemoryStorage};
 use tokio::runtime::Runtime;
@@ -245,8 +245,9 @@ async fn write(
         WriterOrder::Right => {}
         wrong => return write_wrongly(&repository, &database, wrong).await,
     }
+    let name = RunName::new(Stamp::of(start()), Verb::Dump);
     let run = match writer.complete {
-        true => Some(Run::begin(&repository, &state, &lock, "db1", start()).await?),
+        true => Some(Run::begin(&repository, &state, &lock, "db1", name, start()).await?),
         false => None,
     };
     let backup = claim(&repository, &lock, &database).await?;

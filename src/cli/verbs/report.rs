@@ -8,7 +8,7 @@ use pgkeep::command::finding::Finding;
 use pgkeep::command::report::{
     self, Attempt, DatabaseReport, InstanceReport, Latest, Listed, Options, Proven, RunLine, Summary,
 };
-use pgkeep::command::{Context, Outcome};
+use pgkeep::command::{Context, Copy, Outcome, Status};
 use pgkeep::error::Result;
 use pgkeep::repo::{RunStatus, Which};
 
@@ -22,13 +22,25 @@ pub async fn report(screen: &mut Screen, context: &Context, common: &Common, arg
         Err(error) => return screen.fail(&error),
     };
     match args.view {
-        None => finish(screen, report::overview(context, &options).await, overview_text),
-        Some(ReportView::List { .. }) => finish(screen, report::list(context, &options).await, list_text),
+        None => {
+            let places = places(&options);
+            finish(screen, report::overview(context, &options).await, |outcome| overview_text(outcome, places))
+        }
+        Some(ReportView::List { .. }) => {
+            let places = places(&options);
+            finish(screen, report::list(context, &options).await, |outcome| list_text(outcome, places))
+        }
         Some(ReportView::Show { id, .. }) => {
             finish(screen, report::show(context, &options, Which::from(id.as_str())).await, show::text)
         }
-        Some(ReportView::Latest { .. }) => finish(screen, report::latest(context, &options).await, latest_text),
-        Some(ReportView::Runs { most }) => finish(screen, report::runs(context, &options, most).await, runs_text),
+        Some(ReportView::Latest { .. }) => {
+            let places = places(&options);
+            finish(screen, report::latest(context, &options).await, |outcome| latest_text(outcome, places))
+        }
+        Some(ReportView::Runs { most }) => {
+            let places = places(&options);
+            finish(screen, report::runs(context, &options, most).await, |outcome| runs_text(outcome, places))
+        }
     }
 }
 
@@ -53,14 +65,31 @@ fn options(common: &Common, args: &ReportArgs) -> Result<Options> {
     Ok(Options { repositories: super::repositories(common)?, instance: super::named_instance(common)?, database })
 }
 
+/// Where copies lie is worth a word only where they can lie in several places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Places {
+    One,
+    Several,
+}
+
+fn places(options: &Options) -> Places {
+    if options.repositories.len() > 1 { Places::Several } else { Places::One }
+}
+
 const NO_BACKUPS: &str = "there are no backups yet; the first one: pgkeep dump -d DATABASE --repo REPOSITORY";
 
-fn overview_text(outcome: &Outcome<InstanceReport>) -> String {
+fn overview_text(outcome: &Outcome<InstanceReport>, places: Places) -> String {
     if outcome.items.is_empty() {
         return NO_BACKUPS.to_owned();
     }
-    let mut text: String = outcome.items.iter().map(instance_text).collect();
-    let findings: Vec<&Finding> = outcome.items.iter().flat_map(|item| &item.findings).collect();
+    let mut text: String = outcome.items.iter().map(|item| instance_text(item, places)).collect();
+    let mut findings: Vec<&Finding> = Vec::new();
+    for finding in outcome.items.iter().flat_map(|item| &item.findings) {
+        // What concerns several instances stands with each of them.
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
     if findings.is_empty() {
         return text + "no findings\n";
     }
@@ -69,12 +98,12 @@ fn overview_text(outcome: &Outcome<InstanceReport>) -> String {
     text
 }
 
-fn instance_text(item: &InstanceReport) -> String {
+fn instance_text(item: &InstanceReport, places: Places) -> String {
     let head = format!("instance {}\n", item.instance);
-    item.databases.iter().fold(head, |text, database| text + &database_text(database)) + "\n"
+    item.databases.iter().fold(head, |text, database| text + &database_text(database, places)) + "\n"
 }
 
-fn database_text(report: &DatabaseReport) -> String {
+fn database_text(report: &DatabaseReport, places: Places) -> String {
     let mut lines = Vec::new();
     match &report.newest {
         None => lines.push(("newest good", "none".to_owned())),
@@ -83,13 +112,35 @@ fn database_text(report: &DatabaseReport) -> String {
             lines.push(("taken", format!("{} in {:.1} s", newest.started_at, newest.duration_seconds)));
             lines.push(("size", size(newest)));
             lines.push(("proven", proven(&newest.proven)));
+            if places == Places::Several {
+                lines.push(("copies", copies_text(&report.copies)));
+            }
         }
     }
     lines.extend(report.passed_over.iter().map(|over| ("passed over", format!("{}: {}", over.id, over.reason))));
     lines.extend(report.last_attempt.iter().map(|attempt| ("last dump", attempt_text(attempt))));
-    lines.push(("kept", format!("{}, {}", counted(report.backups, "backup"), bytes(report.stored_bytes))));
+    lines.push(("kept", kept(report, places)));
     let head = format!("  {}\n", harmless(&report.database));
     lines.iter().fold(head, |text, (name, value)| text + &format!("    {name:<12}  {}\n", harmless(value)))
+}
+
+fn kept(report: &DatabaseReport, places: Places) -> String {
+    let whole = format!("{}, {}", counted(report.backups, "backup"), bytes(report.stored_bytes));
+    if places == Places::One {
+        return whole;
+    }
+    let of = report.repositories.iter().map(|kept| format!("{} in {}", kept.backups, kept.name)).collect::<Vec<_>>();
+    format!("{whole} ({})", of.join(", "))
+}
+
+/// `/backups, s3://backups (damaged)`.
+fn copies_text(copies: &[Copy]) -> String {
+    let copy = |copy: &Copy| match copy.status {
+        Status::Ok => copy.name.clone(),
+        Status::Failed | Status::Partial => format!("{} (damaged)", copy.name),
+        Status::NotVerified => format!("{} (unreadable)", copy.name),
+    };
+    copies.iter().map(copy).collect::<Vec<_>>().join(", ")
 }
 
 fn size(newest: &Summary) -> String {
@@ -123,7 +174,7 @@ fn status_word(status: RunStatus) -> &'static str {
     }
 }
 
-fn list_text(outcome: &Outcome<Listed>) -> String {
+fn list_text(outcome: &Outcome<Listed>, places: Places) -> String {
     let items = &outcome.items;
     let Some(first) = items.first() else { return NO_BACKUPS.to_owned() };
     let several = items.iter().any(|item| item.instance != first.instance);
@@ -132,6 +183,9 @@ fn list_text(outcome: &Outcome<Listed>) -> String {
     if several {
         header.insert(2, "instance");
         right.iter_mut().for_each(|column| *column += 1);
+    }
+    if places == Places::Several {
+        header.insert(header.len() - 1, "copies");
     }
     let row = |item: &Listed| {
         let size = |count: Option<u64>| count.map_or("?".to_owned(), bytes);
@@ -149,18 +203,24 @@ fn list_text(outcome: &Outcome<Listed>) -> String {
         if several {
             row.insert(2, item.instance.to_string());
         }
+        if places == Places::Several {
+            row.insert(row.len() - 1, copies_text(&item.repositories));
+        }
         row
     };
     table(&header, &right, items.iter().map(row))
 }
 
-fn latest_text(outcome: &Outcome<Latest>) -> String {
+fn latest_text(outcome: &Outcome<Latest>, places: Places) -> String {
     let items = &outcome.items;
     let Some(first) = items.first() else { return NO_BACKUPS.to_owned() };
     let several = items.iter().any(|item| item.instance != first.instance);
     let mut header = vec!["database", "age", "id", "stored", "proven"];
     if several {
         header.insert(0, "instance");
+    }
+    if places == Places::Several {
+        header.push("copies");
     }
     let right: Vec<usize> = if several { vec![2, 4] } else { vec![1, 3] };
     let row = |item: &Latest| {
@@ -175,17 +235,30 @@ fn latest_text(outcome: &Outcome<Latest>) -> String {
         if several {
             row.insert(0, item.instance.to_string());
         }
+        if places == Places::Several {
+            row.push(copies_text(&item.repositories));
+        }
         row
     };
     table(&header, &right, items.iter().map(row))
 }
 
-fn runs_text(outcome: &Outcome<RunLine>) -> String {
+fn runs_text(outcome: &Outcome<RunLine>, places: Places) -> String {
     if outcome.items.is_empty() {
         return "no runs are recorded yet".to_owned();
     }
-    let header = ["started", "verb", "instance", "host", "status", "took", "what", "reason"];
-    table(&header, &[5], outcome.items.iter().map(run_row))
+    let mut header = vec!["started", "verb", "instance", "host", "status", "took", "what", "reason"];
+    if places == Places::Several {
+        header.insert(7, "recorded in");
+    }
+    let row = |line: &RunLine| {
+        let mut row = run_row(line);
+        if places == Places::Several {
+            row.insert(7, line.repositories.join(", "));
+        }
+        row
+    };
+    table(&header, &[5], outcome.items.iter().map(row))
 }
 
 fn run_row(line: &RunLine) -> Vec<String> {

@@ -61,7 +61,7 @@ async fn database(screen: &mut Screen, context: &Context, common: &Common, args:
     let planned = dump::plan(context, &options, &selected).await;
     if args.dry_run {
         let plan = planned?;
-        let mut warnings = selected.warnings.clone();
+        let mut warnings = selected.warnings();
         warnings.extend(plan.warnings.iter().cloned());
         let items = vec![plan.preview(&options, &selected)?];
         return Ok(screen.finish(&Outcome { items, warnings, error: None }, preview_text));
@@ -97,7 +97,9 @@ async fn archive(
     let place = if to_stdout { "standard output".to_owned() } else { path.display().to_string() };
     if args.dry_run {
         let text = format!("would write the archive of {what} to {place}");
-        return Ok(screen.finish(&Outcome::<()> { items: vec![], warnings: selected.warnings, error: None }, |_| text));
+        return Ok(
+            screen.finish(&Outcome::<()> { items: vec![], warnings: selected.warnings(), error: None }, |_| text)
+        );
     }
     screen.announce(&format!("writing the archive of {what} to {place}"));
     if to_stdout {
@@ -111,7 +113,11 @@ async fn archive(
 fn described(selected: &Selected) -> String {
     let manifest = &selected.manifest;
     let size = bytes(manifest.plain.size_bytes);
-    format!("{} (database {:?}, {}, {size})", manifest.id, manifest.database, time(manifest.started_at))
+    let from = match selected.sources.names().as_slice() {
+        [] | [_] => String::new(),
+        [first, others @ ..] => format!(" from {first}, else from {}", others.join(", else from ")),
+    };
+    format!("{} (database {:?}, {}, {size}){from}", manifest.id, manifest.database, time(manifest.started_at))
 }
 
 fn announcement(selected: &Selected, plan: &Plan) -> String {

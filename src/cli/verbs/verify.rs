@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use pgkeep::command::verify::{self, Depth, Item, Options, Wanted};
-use pgkeep::command::{Context, Outcome, Status};
+use pgkeep::command::verify::{self, CopyItem, Depth, Finding, Item, Options, Wanted};
+use pgkeep::command::{Context, Copy, Outcome, Status};
 use pgkeep::error::Result;
 use pgkeep::repo::Which;
 
@@ -42,17 +42,42 @@ fn text(outcome: &Outcome<Item>) -> String {
 }
 
 fn item_text(item: &Item) -> String {
-    let verdict = match item.status {
-        Status::Ok => "passed",
-        Status::NotVerified => "not verified",
-        Status::Partial | Status::Failed => "FAILED",
-    };
     let head = format!(
-        "{}  {}  {verdict}  {} read in {:.1} s\n",
+        "{}  {}  {}  {} read in {:.1} s\n",
         item.id,
         item.level.as_str(),
+        verdict(item.status),
         bytes(item.read_bytes),
         item.duration_seconds
     );
-    item.findings.iter().fold(head, |text, finding| text + "  " + &harmless(&finding.message) + "\n")
+    if item.repositories.len() < 2 {
+        return item.findings.iter().fold(head, finding_text);
+    }
+    // What is wrong with the whole belongs to no copy.
+    let text = item.findings.iter().filter(|finding| finding.repository.is_empty()).fold(head, finding_text);
+    item.repositories.iter().fold(text, |text, copy| text + &copy_text(item, copy))
+}
+
+fn verdict(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "passed",
+        Status::Partial => "PASSED IN PART",
+        Status::NotVerified => "not verified",
+        Status::Failed => "FAILED",
+    }
+}
+
+fn copy_text(item: &Item, copy: &CopyItem) -> String {
+    let Copy { name, status, error, .. } = &copy.copy;
+    let findings: Vec<&Finding> = item.findings.iter().filter(|finding| finding.repository == *name).collect();
+    let why = match (findings.as_slice(), error) {
+        ([], Some(error)) => format!(": {error}"),
+        _ => String::new(),
+    };
+    let head = format!("  {}: {}{}\n", harmless(name), verdict(*status), harmless(&why));
+    findings.into_iter().fold(head, |text, finding| finding_text(text + "  ", finding))
+}
+
+fn finding_text(text: String, finding: &Finding) -> String {
+    text + "  " + &harmless(&finding.message) + "\n"
 }

@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 
 use super::databases::Databases;
 use super::finding::{Finding, error_of};
-use super::{Context, Outcome, Place, only};
+use super::{Context, Outcome, Place};
 use crate::error::{Error, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
@@ -24,7 +24,7 @@ use crate::repo::{InstanceName, Kinship, Lineage, NewLineage, Repository, System
 #[derive(Clone, Debug)]
 pub struct Options {
     pub instance: InstanceName,
-    /// None: only PostgreSQL is checked.
+    /// Each is checked. None: only PostgreSQL is.
     pub repositories: Vec<Place>,
     pub connection: ConnectionFlags,
     pub connect_retry: Duration,
@@ -47,16 +47,21 @@ pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Finding
 
 async fn look(context: &Context, options: &Options, meant: server::Meant) -> Result<Vec<Finding>> {
     let mut findings = tools::look(&options.clients).await;
-    let mut opened = None;
-    match options.repositories.as_slice() {
-        [] => findings.push(
-            Finding::warn("repository.skipped", "repository", "not checked: none is named").fix("name one with --repo"),
-        ),
-        places => opened = repository::look(context, options, only(places)?, &mut findings).await,
+    if options.repositories.is_empty() {
+        let finding = Finding::warn("repository.skipped", "repository", "not checked: none is named");
+        findings.push(finding.fix("name one with --repo"));
+    }
+    let mut opened = Vec::new();
+    for place in &options.repositories {
+        opened.extend(repository::look(context, options, place, &mut findings).await);
     }
     for server in server::look(context, options, meant, &mut findings).await {
-        if let (Some(repository), Some(seen)) = (&opened, server.system_identifier) {
-            findings.extend(lineage(repository, options, &server, SystemIdentifier(seen), context.clock.now()).await);
+        let Some(seen) = server.system_identifier else { continue };
+        for repository in &opened {
+            let now = context.clock.now();
+            let finding = lineage(repository, options, &server, SystemIdentifier(seen), now).await;
+            // Repositories that hold the same say the same.
+            findings.extend(finding.filter(|finding| !findings.contains(finding)));
         }
     }
     Ok(findings)

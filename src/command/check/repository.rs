@@ -7,7 +7,7 @@ use super::{Context, Options, Place};
 use crate::command::finding::Finding;
 use crate::error::Kind;
 use crate::process::shell_word;
-use crate::repo::{Catalogue, LockState, Repository, Verb, probe};
+use crate::repo::{Catalogue, LockState, Repository, Union, Verb, probe};
 use crate::storage::{Fault, Missing};
 
 /// Looks at the repository, which is returned if there is one.
@@ -35,7 +35,7 @@ pub async fn look(
         }
     };
     findings.extend(modes(address));
-    match Repository::open(storage, &context.state).await {
+    match Repository::open(storage, &context.state).await.map(|repository| repository.named(address)) {
         Ok(repository) => {
             let evidence = format!("repository {}", repository.id());
             findings.push(Finding::ok("repository.open", address, evidence));
@@ -114,7 +114,7 @@ fn modes(address: &str) -> Vec<Finding> {
 }
 
 async fn writable(repository: &Repository) -> Option<Finding> {
-    let address = repository.address();
+    let address = repository.name();
     Some(match probe(repository).await {
         Ok(()) => Finding::ok("repository.probe", address, "an object was stored, read and removed"),
         Err(error) => Finding::of_error("repository.probe", address, &error),
@@ -123,7 +123,7 @@ async fn writable(repository: &Repository) -> Option<Finding> {
 
 /// Room for twice what the newest good backup of each database of this instance takes.
 async fn space(repository: &Repository, options: &Options) -> Option<Finding> {
-    let address = repository.address();
+    let address = repository.name();
     let id = "repository.space";
     let free = match repository.storage().free_bytes().await {
         Ok(free) => free?,
@@ -133,7 +133,8 @@ async fn space(repository: &Repository, options: &Options) -> Option<Finding> {
         Ok(catalogue) => catalogue,
         Err(error) => return Some(Finding::of_error("repository.list", address, &error)),
     };
-    let series = catalogue.series();
+    let union = Union::of([(repository.clone(), catalogue)]);
+    let series = union.series();
     let newest = series.iter().filter_map(|series| series.latest().ok()).map(|chosen| chosen.backup);
     let needed: u64 = newest.map(|backup| backup.manifest.stored_bytes()).sum::<u64>().saturating_mul(2);
     let evidence = format!(
@@ -153,7 +154,7 @@ async fn space(repository: &Repository, options: &Options) -> Option<Finding> {
 fn locks(context: &Context, repository: &Repository, options: &Options) -> Vec<Finding> {
     let state = |verb| context.state.lock_state(repository.id(), &options.instance, verb);
     let look = |verb: Verb| {
-        let subject = format!("{verb} of instance {}", options.instance);
+        let subject = format!("{verb} of instance {}{}", options.instance, within(repository, options));
         match state(verb) {
             Ok(LockState::Free) => None,
             Ok(LockState::Held(holder)) => {
@@ -166,8 +167,16 @@ fn locks(context: &Context, repository: &Repository, options: &Options) -> Vec<F
     };
     let held: Vec<Finding> = [Verb::Dump, Verb::Verify, Verb::Restore].into_iter().filter_map(look).collect();
     if held.is_empty() {
-        let subject = format!("instance {}", options.instance);
+        let subject = format!("instance {}{}", options.instance, within(repository, options));
         return vec![Finding::ok("repository.lock", subject, "nothing is running on this host")];
     }
     held
+}
+
+/// Of several repositories the one that is meant.
+fn within(repository: &Repository, options: &Options) -> String {
+    match options.repositories.len() {
+        0 | 1 => String::new(),
+        _ => format!(" in {}", repository.name()),
+    }
 }

@@ -6,7 +6,9 @@ use super::plan::PlannedItem;
 use super::{Context, Place};
 use crate::command::{finish_run, sweep_unfinished};
 use crate::error::Result;
-use crate::repo::{InstanceName, Lineage, Lock, Repository, Run, RunOutcome, Verb, remove_leftovers_but};
+use crate::repo::{
+    InstanceName, Lineage, Lock, Repository, Run, RunName, RunOutcome, Stamp, Verb, remove_leftovers_but,
+};
 
 #[derive(Debug)]
 pub struct Destination {
@@ -19,19 +21,17 @@ pub struct Destination {
 
 impl Destination {
     /// What copies that died have left of other backups than the planned ones is removed; of these it is gone on with.
-    pub async fn open(
-        context: &Context,
-        to: &Place,
-        instance: &InstanceName,
-        planned: &[PlannedItem],
-    ) -> Result<Self> {
+    pub async fn open(context: &Context, to: &Place, instance: &InstanceName, planned: &[PlannedItem]) -> Result<Self> {
         let repository = context.interrupt.guard(to.open_or_create(context)).await?;
         let now = context.clock.now();
         let lock = context.state.lock(repository.id(), instance, Verb::Copy, now)?;
-        let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
+        let name = RunName::new(Stamp::of(now), Verb::Copy);
+        let run = Run::begin(&repository, &context.state, &lock, &context.host, name, now).await?;
         let wanted: BTreeSet<_> = planned.iter().filter(|item| item.is_lacking()).map(PlannedItem::id).collect();
         match remove_leftovers_but(&repository, &lock, &context.host, &wanted).await {
-            Ok(removed) => removed.iter().for_each(|id| tracing::info!("removed what a killed copy had stored of {id}")),
+            Ok(removed) => {
+                removed.iter().for_each(|id| tracing::info!("removed what a killed copy had stored of {id}"))
+            }
             Err(error) => tracing::warn!("{error}"),
         }
         sweep_unfinished(&repository, instance).await;

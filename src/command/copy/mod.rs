@@ -171,9 +171,10 @@ async fn copy_one(context: &Context, options: &Options, destination: &Destinatio
 /// What was stored so far stays where it is.
 fn on_interrupt(failed: Failed<Stage>) -> Failed<Stage> {
     match failed.error.kind {
-        Kind::Interrupted | Kind::Terminated => {
-            Failed { error: failed.error.hint("give the same command again: it goes on where it was stopped"), ..failed }
-        }
+        Kind::Interrupted | Kind::Terminated => Failed {
+            error: failed.error.hint("give the same command again: it goes on where it was stopped"),
+            ..failed
+        },
         _ => failed,
     }
 }

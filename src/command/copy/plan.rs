@@ -7,6 +7,7 @@ use crate::command::{Place, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::repo::{
     BackupId, Catalogue, Choice, DumpManifest, DumpStem, Entry, Holding, InstanceName, Repository, StoredObject,
+    disagreement,
 };
 
 /// What will be copied, by instance.
@@ -202,27 +203,15 @@ pub fn compare(entry: &Entry, manifest: &DumpManifest, source: &str, to: &str) -
         }
         Entry::Unreadable(unreadable) => return Err(unreadable.error.repeated()),
     };
-    if let Some(what) = difference(manifest, &backup.manifest) {
+    if let Some(what) = disagreement(manifest, &backup.manifest) {
         let action = format!("{source} and {to} have different backups under the id {id}: {what}");
         return Err(Error::refused(action).hint(remove()));
     }
-    if backup.manifest.filtered == manifest.filtered
-        && let Some(why) = backup.shortcoming().filter(|_| !manifest.filtered)
-    {
+    if backup.is_damaged() {
+        let why = backup.shortcoming().unwrap_or_default();
         return Err(Error::refused(format!("the copy of {id} in {to} is damaged: {why}")).hint(remove()));
     }
     Ok(())
-}
-
-/// What two manifests of one id say differently about the data.
-fn difference(one: &DumpManifest, two: &DumpManifest) -> Option<String> {
-    let differ = |what: &str, one: String, two: String| (one != two).then(|| format!("{what} {one} and {two}"));
-    let system = |of: &DumpManifest| of.system_identifier.map_or("unknown".to_owned(), |id| id.to_string());
-    differ("database", format!("{:?}", one.database), format!("{:?}", two.database))
-        .or_else(|| differ("system identifier", system(one), system(two)))
-        .or_else(|| differ("begun", one.started_at.to_rfc3339(), two.started_at.to_rfc3339()))
-        .or_else(|| differ("bytes of archive", one.plain.size_bytes.to_string(), two.plain.size_bytes.to_string()))
-        .or_else(|| differ("SHA-256 of the archive", one.plain.sha256.to_string(), two.plain.sha256.to_string()))
 }
 
 /// One line of a dry run.

@@ -266,9 +266,8 @@ impl<'a> Transfer<'a> {
         let mut sink = sink.map_err(|error| Broken::Destination(Lost::at(Stage::Send, error)))?;
         let poured = pour(reader, &mut *sink, &key, object.size_bytes, &**task).await;
         // What is not the backup never becomes an object.
-        let judged = poured.and_then(|found| {
-            expect(&key, "bytes", object.fingerprint(), found).map_err(Broken::Source)
-        });
+        let judged =
+            poured.and_then(|found| expect(&key, "bytes", object.fingerprint(), found).map_err(Broken::Source));
         if let Err(broken) = judged {
             sink.abort().await;
             return Err(broken);
@@ -333,11 +332,8 @@ fn no_source(key: &Key, failures: Vec<(&str, Error)>) -> Error {
         return only;
     }
     let told: Vec<String> = failures.iter().map(|(name, error)| format!("{name}: {error}")).collect();
-    let error = Error::new(kind, format!("no source has {key} ({})", told.join("; ")));
-    match failures.first().and_then(|(_, error)| error.next_step()) {
-        Some(hint) => error.hint(hint),
-        None => error,
-    }
+    let hint = failures.first().and_then(|(_, error)| error.next_step());
+    Error::new(kind, format!("no source has {key} ({})", told.join("; "))).hinted(hint)
 }
 
 /// What cannot be removed is removed by the next copy, or by a prune.

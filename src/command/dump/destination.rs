@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use super::{Check, Context, Options, Place};
 use crate::command::{finish_run, overall, sweep_unfinished};
 use crate::error::{Error, Result};
-use crate::repo::{Lineage, Lock, Repository, Run, RunOutcome, Verb, remove_leftovers};
+use crate::repo::{Lineage, Lock, Repository, Run, RunName, RunOutcome, Stamp, Verb, remove_leftovers};
 
 /// A repository that is stored in, under the lock of this run.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Destination {
 /// The repositories of one run, in the order in which they were named.
 #[derive(Debug)]
 pub struct Destinations {
+    /// One name for the run in every repository.
+    run: RunName,
     pub opened: Vec<Destination>,
     /// Those that were never part of the run, by name.
     pub refused: Vec<(String, Error)>,
@@ -42,7 +44,8 @@ impl crate::command::Item for Refusal<'_> {
 impl Destinations {
     /// Opens every repository, or makes it. An error only where none could be opened.
     pub async fn open(context: &Context, options: &Options) -> Result<Self> {
-        let mut destinations = Self { opened: Vec::new(), refused: Vec::new() };
+        let run = RunName::new(Stamp::of(context.clock.now()), Verb::Dump);
+        let mut destinations = Self { run, opened: Vec::new(), refused: Vec::new() };
         for place in &options.repositories {
             match destinations.open_one(context, options, place).await {
                 Ok(destination) => destinations.opened.push(destination),
@@ -66,7 +69,8 @@ impl Destinations {
         }
         let now = context.clock.now();
         let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
-        let run = Run::begin(&repository, &context.state, &lock, &context.host, now).await?;
+        let name = self.run.clone();
+        let run = Run::begin(&repository, &context.state, &lock, &context.host, name, now).await?;
         tidy(context, &repository, &lock).await;
         let check = options.check.unwrap_or(place.default_check());
         Ok(Destination { repository, lock, check, run, dropped: None })

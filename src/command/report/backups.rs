@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Context, Holdings, Moment, Options, Outcome, PassedOver, Proven, Summary};
+use super::{Context, Copy, Moment, Options, Outcome, PassedOver, Proven, Summary, copies_of, read};
+use crate::command::repo_flags;
 use crate::error::{Error, Kind, Result};
-use crate::repo::{Backup, BackupId, Entry, InstanceName, Series};
+use crate::repo::{BackupId, Holding, InstanceName, Series};
 
 /// One line of the list.
 #[derive(Debug, Serialize)]
@@ -23,6 +24,8 @@ pub struct Listed {
     pub plain_bytes: Option<u64>,
     pub stored_bytes: Option<u64>,
     pub proven: Option<Proven>,
+    /// Where copies of it lie.
+    pub repositories: Vec<Copy>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,19 +34,22 @@ pub enum State {
     Good,
     /// Made with a choice of schemas or tables.
     Filtered,
-    /// An object is missing or has another size, or a proof failed and nothing has refuted it.
+    /// In every copy an object is missing or has another size, or a proof failed and nothing has refuted it.
     Damaged,
-    /// The manifest could not be read, so nothing is known.
+    /// Its copies tell of different data.
+    Conflict,
+    /// No manifest of it could be read, so nothing is known.
     Unreadable,
 }
 
 impl State {
-    pub(super) fn of(backup: &Backup) -> Self {
-        let is_damaged = !backup.defects.is_empty() || backup.proofs.standing_failure().is_some();
-        match (is_damaged, backup.manifest.filtered) {
-            (true, _) => Self::Damaged,
-            (false, true) => Self::Filtered,
-            (false, false) => Self::Good,
+    pub(super) fn of(holding: &Holding) -> Self {
+        let Some(backup) = holding.backup() else { return Self::Unreadable };
+        match (holding.conflict(), backup.is_damaged(), backup.manifest.filtered) {
+            (Some(_), _, _) => Self::Conflict,
+            (None, true, _) => Self::Damaged,
+            (None, false, true) => Self::Filtered,
+            (None, false, false) => Self::Good,
         }
     }
 
@@ -52,6 +58,7 @@ impl State {
             Self::Good => "good",
             Self::Filtered => "filtered",
             Self::Damaged => "damaged",
+            Self::Conflict => "conflict",
             Self::Unreadable => "unreadable",
         }
     }
@@ -59,42 +66,33 @@ impl State {
 
 /// Every backup, newest first.
 pub async fn list(context: &Context, options: &Options) -> Result<Outcome<Listed>> {
-    let holdings = Holdings::read(context, options).await?;
-    let wanted = |entry: &&Entry| options.database.as_deref().is_none_or(|database| entry.is_of_database(database));
-    let mut entries: Vec<&Entry> = holdings.catalogue.entries.iter().filter(wanted).collect();
+    let reading = read(context, options).await?;
+    let wanted =
+        |holding: &&Holding| options.database.as_deref().is_none_or(|database| holding.is_of_database(database));
+    let mut holdings: Vec<&Holding> = reading.union.holdings.iter().filter(wanted).collect();
     // Names tell seconds only; of two that began in one second the one that ended later is the newer.
-    let ended = |entry: &Entry| entry.backup().map(|backup| backup.manifest.finished_at);
-    entries.sort_by_key(|entry| std::cmp::Reverse((entry.stem().started_at(), ended(entry))));
-    Ok(Outcome { items: entries.into_iter().map(listed).collect(), warnings: Vec::new(), error: None })
+    let ended = |holding: &Holding| holding.backup().map(|backup| backup.manifest.finished_at);
+    holdings.sort_by_key(|holding| std::cmp::Reverse((holding.stem().started_at(), ended(holding))));
+    let items = holdings.into_iter().map(listed).collect();
+    Ok(Outcome { items, warnings: reading.repositories.warnings(), error: reading.repositories.partial() })
 }
 
-fn listed(entry: &Entry) -> Listed {
-    let line = Listed {
-        id: entry.id(),
-        instance: entry.instance().clone(),
-        database: entry.stem().encoded_database().to_owned(),
-        state: State::Unreadable,
-        reason: None,
-        started_at: Moment(entry.stem().started_at().time()),
-        finished_at: None,
-        duration_seconds: None,
-        plain_bytes: None,
-        stored_bytes: None,
-        proven: None,
-    };
-    match entry {
-        Entry::Unreadable(unreadable) => Listed { reason: Some(unreadable.error.to_string()), ..line },
-        Entry::Backup(backup) => Listed {
-            database: backup.manifest.database.clone(),
-            state: State::of(backup),
-            reason: backup.shortcoming(),
-            finished_at: Some(Moment(backup.manifest.finished_at)),
-            duration_seconds: Some(backup.manifest.duration_seconds),
-            plain_bytes: Some(backup.manifest.plain.size_bytes),
-            stored_bytes: Some(backup.manifest.stored_bytes()),
-            proven: Some(Proven::of(backup)),
-            ..line
-        },
+fn listed(holding: &Holding) -> Listed {
+    let backup = holding.backup();
+    let manifest = backup.map(|backup| &backup.manifest);
+    Listed {
+        id: holding.id(),
+        instance: holding.instance().clone(),
+        database: holding.database().to_owned(),
+        state: State::of(holding),
+        reason: holding.shortcoming(),
+        started_at: Moment(holding.stem().started_at().time()),
+        finished_at: manifest.map(|manifest| Moment(manifest.finished_at)),
+        duration_seconds: manifest.map(|manifest| manifest.duration_seconds),
+        plain_bytes: manifest.map(|manifest| manifest.plain.size_bytes),
+        stored_bytes: manifest.map(|manifest| manifest.stored_bytes()),
+        proven: backup.map(|_| Proven::of(holding)),
+        repositories: copies_of(holding),
     }
 }
 
@@ -107,37 +105,44 @@ pub struct Latest {
     /// `None` where there is no good one.
     #[serde(flatten)]
     pub newest: Option<Summary>,
+    /// Where copies of it lie.
+    pub repositories: Vec<Copy>,
     pub passed_over: Vec<PassedOver>,
     pub error: Option<Error>,
 }
 
 /// The newest good backup of each database. A database without one is a finding.
 pub async fn latest(context: &Context, options: &Options) -> Result<Outcome<Latest>> {
-    let holdings = Holdings::read(context, options).await?;
-    let series = holdings.catalogue.series();
+    let reading = read(context, options).await?;
+    let series = reading.union.series();
     let wanted = |series: &&Series| options.database.as_deref().is_none_or(|database| series.is_of_database(database));
     let items: Vec<Latest> = series.iter().filter(wanted).map(|series| latest_of(context, series)).collect();
     if let (true, Some(database)) = (items.is_empty(), &options.database) {
         return Err(Error::new(Kind::NoSuchBackup, format!("there is no backup of database {database:?}"))
-            .hint(format!("pgkeep report list --repo {} shows what there is", holdings.repository.address())));
+            .hint(format!("pgkeep report list {} shows what there is", repo_flags(&options.repositories))));
     }
     let bad: Vec<String> = items.iter().filter_map(|item| item.error.as_ref().map(Error::to_string)).collect();
     let error = (!bad.is_empty()).then(|| Error::new(Kind::Finding, bad.join("; ")));
     let error = error.map(|error| error.hint("make a new backup, then see pgkeep report"));
     let over = items.iter().flat_map(|item| &item.passed_over);
-    let warnings = over.map(|over| format!("{} is newer and not good: {}", over.id, over.reason)).collect();
-    Ok(Outcome { items, warnings, error })
+    let mut warnings = reading.repositories.warnings();
+    warnings.extend(over.map(|over| format!("{} is newer and not good: {}", over.id, over.reason)));
+    Ok(Outcome { items, warnings, error: error.or_else(|| reading.repositories.partial()) })
 }
 
 fn latest_of(context: &Context, series: &Series) -> Latest {
-    let (newest, passed_over, error) = match series.latest() {
-        Ok(chosen) => (Some(Summary::of(chosen.backup, context.clock.now())), chosen.passed_over, None),
-        Err(error) => (None, Vec::new(), Some(error)),
+    let (newest, repositories, passed_over, error) = match series.latest() {
+        Ok(chosen) => {
+            let summary = Summary::of(chosen.holding, chosen.backup, context.clock.now());
+            (Some(summary), copies_of(chosen.holding), chosen.passed_over, None)
+        }
+        Err(error) => (None, Vec::new(), Vec::new(), Some(error)),
     };
     Latest {
         instance: series.instance.clone(),
         database: series.database().to_owned(),
         newest,
+        repositories,
         passed_over: passed_over.into_iter().map(PassedOver::from).collect(),
         error,
     }

@@ -8,14 +8,16 @@ mod show;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
-use super::{Context, Outcome, Place, only};
-use crate::error::Result;
-use crate::repo::{Backup, BackupId, Catalogue, InstanceName, Level, Repository, SeenRun};
+use super::{Context, Copy, Outcome, Place, Reading, Repositories, Status};
+use crate::error::{Error, Kind, Result};
+use crate::repo::{
+    Backup, BackupId, Entry, HeldCopy, Holding, InstanceName, Level, ProofName, Repository, SeenRun, told_once,
+};
 
 pub use backups::{Latest, Listed, State, latest, list};
-pub use overview::{Attempt, DatabaseReport, InstanceReport, overview};
+pub use overview::{Attempt, DatabaseReport, InstanceReport, Kept, overview};
 pub use runs::{RunLine, runs};
-pub use show::{ProofLine, Shown, show};
+pub use show::{ProofLine, Shown, ShownCopy, show};
 
 /// What to report on.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ pub struct Summary {
     pub duration_seconds: f64,
     /// The archive as `pg_dump` wrote it.
     pub plain_bytes: u64,
-    /// All objects of the backup.
+    /// All objects of one copy of the backup.
     pub stored_bytes: u64,
     /// Plain bytes per stored byte.
     pub ratio: f64,
@@ -75,13 +77,18 @@ pub struct Proven {
 }
 
 impl Proven {
-    fn of(backup: &Backup) -> Self {
-        let best = backup.best_proof();
+    /// What speaks for any good copy speaks for the backup; where none is good, what speaks for the best of them.
+    fn of(holding: &Holding) -> Self {
+        let sources = || holding.sources().into_iter().map(|(_, backup)| backup);
+        let good: Vec<&Backup> = sources().filter(|backup| backup.shortcoming().is_none()).collect();
+        let copies = if good.is_empty() { sources().take(1).collect() } else { good };
+        let best: Option<ProofName> =
+            copies.iter().filter_map(|copy| copy.best_proof()).max_by_key(|proof| (proof.level, proof.at));
         Self {
-            read_back: backup.manifest.checks.read_back,
+            read_back: copies.iter().any(|copy| copy.manifest.checks.read_back),
             level: best.map(|proof| proof.level),
             at: best.map(|proof| Moment(proof.at.time())),
-            refuted: State::of(backup) == State::Damaged,
+            refuted: matches!(State::of(holding), State::Damaged | State::Conflict),
         }
     }
 
@@ -102,7 +109,8 @@ impl std::fmt::Display for Proven {
 }
 
 impl Summary {
-    fn of(backup: &Backup, now: DateTime<Utc>) -> Self {
+    /// `backup` is the copy that speaks for it.
+    fn of(holding: &Holding, backup: &Backup, now: DateTime<Utc>) -> Self {
         let manifest = &backup.manifest;
         let (plain_bytes, stored_bytes) = (manifest.plain.size_bytes, manifest.stored_bytes());
         Self {
@@ -114,7 +122,7 @@ impl Summary {
             plain_bytes,
             stored_bytes,
             ratio: (plain_bytes as f64 / stored_bytes.max(1) as f64 * 100.0).round() / 100.0,
-            proven: Proven::of(backup),
+            proven: Proven::of(holding),
         }
     }
 }
@@ -133,24 +141,48 @@ impl From<(BackupId, String)> for PassedOver {
     }
 }
 
-/// What the repository holds, within the instance that is asked for.
-struct Holdings {
-    repository: Repository,
-    catalogue: Catalogue,
-}
-
-impl Holdings {
-    async fn read(context: &Context, options: &Options) -> Result<Self> {
-        let repository = only(&options.repositories)?.open(context).await?;
-        let catalogue = context.interrupt.guard(Catalogue::read(&repository, options.instance.as_ref())).await?;
-        Ok(Self { repository, catalogue })
+impl Copy {
+    /// A copy as a report sees it. One that holds a part, and holds that, is as it should be.
+    fn held(copy: &HeldCopy) -> Self {
+        let name = copy.repository.name().to_owned();
+        match &copy.entry {
+            Entry::Backup(backup) => {
+                let damage = backup.shortcoming().filter(|_| backup.is_damaged());
+                Self {
+                    name,
+                    status: if damage.is_some() { Status::Failed } else { Status::Ok },
+                    stored_bytes: Some(backup.manifest.stored_bytes()),
+                    error: damage.map(|why| Error::new(Kind::Verification, why)),
+                }
+            }
+            Entry::Unreadable(unreadable) => Self {
+                name,
+                status: match unreadable.error.kind {
+                    Kind::Verification => Status::Failed,
+                    _ => Status::NotVerified,
+                },
+                stored_bytes: None,
+                error: Some(unreadable.error.repeated()),
+            },
+        }
     }
 }
 
-/// Every recorded run, oldest first.
-async fn seen_runs(context: &Context, options: &Options, repository: &Repository) -> Result<Vec<SeenRun>> {
-    let runs = crate::repo::runs(repository, &context.state, options.instance.as_ref());
-    let mut seen = context.interrupt.guard(runs).await?;
+fn copies_of(holding: &Holding) -> Vec<Copy> {
+    holding.copies().iter().map(Copy::held).collect()
+}
+
+/// What the repositories hold, within the instance that is asked for.
+async fn read(context: &Context, options: &Options) -> Result<Reading> {
+    Reading::of(context, &options.repositories, options.instance.as_ref()).await
+}
+
+/// Every recorded run, once, oldest first.
+async fn seen_runs(context: &Context, options: &Options, repositories: &mut Repositories) -> Result<Vec<SeenRun>> {
+    let (state, instance) = (&context.state, options.instance.as_ref());
+    let runs = async |repository: &Repository| crate::repo::runs(repository, state, instance).await;
+    let told = repositories.ask(context, runs).await?;
+    let mut seen = told_once(told.into_iter().flat_map(|(_, runs)| runs));
     // Names tell seconds only, and of two runs of one second the later one must be last.
     let begun = |run: &SeenRun| run.record.as_ref().map_or(run.run.started_at().time(), |record| record.started_at);
     seen.sort_by_key(begun);

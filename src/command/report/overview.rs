@@ -6,11 +6,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::runs::reason;
-use super::{Context, Holdings, Moment, Options, Outcome, PassedOver, State, Summary, seen_runs};
+use super::{Context, Copy, Moment, Options, Outcome, PassedOver, State, Summary, copies_of, read, seen_runs};
 use crate::command::finding::{Finding, error_of};
+use crate::command::{Reading, Unread, repo_flags};
 use crate::error::Result;
 use crate::process::shell_word;
-use crate::repo::{Backup, Entry, InstanceName, RunItem, RunName, RunRecord, RunStatus, SeenRun, Series, Verb};
+use crate::repo::{
+    Backup, Entry, HeldCopy, Holding, InstanceName, RunItem, RunName, RunRecord, RunStatus, SeenRun, Series, Verb,
+};
 
 /// For how long a failed attempt at a database that never had a backup counts: a name that was mistyped once must not
 /// be missed for ever, a job that fails every week must.
@@ -30,8 +33,22 @@ pub struct DatabaseReport {
     pub database: String,
     /// The newest good backup.
     pub newest: Option<Summary>,
+    /// Where copies of the newest good backup lie.
+    pub copies: Vec<Copy>,
     pub passed_over: Vec<PassedOver>,
     pub last_attempt: Option<Attempt>,
+    pub backups: usize,
+    /// In all repositories.
+    pub stored_bytes: u64,
+    /// What each repository keeps.
+    pub repositories: Vec<Kept>,
+}
+
+/// What one repository keeps of a database.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    pub name: String,
     pub backups: usize,
     pub stored_bytes: u64,
 }
@@ -49,33 +66,41 @@ pub struct Attempt {
 
 /// The whole, by instance.
 pub async fn overview(context: &Context, options: &Options) -> Result<Outcome<InstanceReport>> {
-    let holdings = Holdings::read(context, options).await?;
-    let runs = seen_runs(context, options, &holdings.repository).await?;
-    let series = holdings.catalogue.series();
+    let mut reading = read(context, options).await?;
+    let runs = seen_runs(context, options, &mut reading.repositories).await?;
+    let series = reading.union.series();
     let now = context.clock.now();
     let instances: BTreeSet<&InstanceName> =
         series.iter().map(|series| series.instance).chain(runs.iter().map(|run| &run.instance)).collect();
-    let address = holdings.repository.address();
-    let place = |instance| Place { address, instance };
+    let flags = repo_flags(&options.repositories);
+    let place = |instance| Place { flags: &flags, instance, reading: &reading };
     let items: Vec<InstanceReport> =
         instances.into_iter().map(|instance| instance_report(place(instance), &series, &runs, now)).collect();
-    let error = error_of(items.iter().flat_map(|item| &item.findings));
-    Ok(Outcome { items, warnings: Vec::new(), error })
+    // Where there is no instance that these could stand with, they are told all the same.
+    let unread: Vec<Finding> = reading.repositories.unread.iter().map(unread_finding).collect();
+    let error = error_of(unread.iter().chain(items.iter().flat_map(|item| &item.findings)));
+    Ok(Outcome { items, warnings: reading.repositories.warnings(), error })
 }
 
-/// Where a command has to look, so that the ones that are proposed can be pasted.
+/// What is said of one instance comes from here.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    address: &'a str,
+    /// Where a command has to look, so that the ones that are proposed can be pasted.
+    flags: &'a str,
     instance: &'a InstanceName,
+    reading: &'a Reading,
 }
 
 impl Place<'_> {
     fn command(&self, words: &[&str]) -> String {
-        let place = ["--repo", self.address, "--instance", self.instance.as_str()];
-        let words = ["pgkeep"].iter().chain(words).chain(&place);
-        words.map(|word| shell_word(word.as_ref())).collect::<Vec<_>>().join(" ")
+        let words = words.iter().map(|word| shell_word(word.as_ref())).collect::<Vec<_>>().join(" ");
+        format!("pgkeep {words} {} --instance {}", self.flags, self.instance)
     }
+}
+
+/// Its copies cannot be seen; a newer backup, or the only good one, may lie there.
+fn unread_finding(unread: &Unread) -> Finding {
+    Finding::of_error("repository-unread", unread.name.as_str(), &unread.error)
 }
 
 fn instance_report(place: Place, series: &[Series], runs: &[SeenRun], now: DateTime<Utc>) -> InstanceReport {
@@ -83,12 +108,13 @@ fn instance_report(place: Place, series: &[Series], runs: &[SeenRun], now: DateT
     let series: Vec<&Series> = series.iter().filter(|series| series.instance == instance).collect();
     let runs: Vec<&SeenRun> = runs.iter().filter(|run| run.instance == *instance).collect();
     let mut attempts = last_attempts(&runs);
-    let mut findings = run_findings(instance, &runs);
+    let mut findings: Vec<Finding> = place.reading.repositories.unread.iter().map(unread_finding).collect();
+    findings.extend(run_findings(instance, &runs));
     let mut databases = Vec::new();
     for series in series {
         let database = series.database().to_owned();
         let last_attempt = attempts.remove(&database);
-        let report = database_report(series, last_attempt, now);
+        let report = database_report(place, series, last_attempt, now);
         findings.extend(database_findings(place, series, &report));
         databases.push(report);
     }
@@ -97,10 +123,12 @@ fn instance_report(place: Place, series: &[Series], runs: &[SeenRun], now: DateT
         let report = DatabaseReport {
             database,
             newest: None,
+            copies: Vec::new(),
             passed_over: Vec::new(),
             last_attempt: Some(attempt),
             backups: 0,
             stored_bytes: 0,
+            repositories: Vec::new(),
         };
         findings.push(no_good_backup(place, &report, "there is no backup of it".to_owned()));
         findings.extend(failed_attempt(&report));
@@ -110,19 +138,33 @@ fn instance_report(place: Place, series: &[Series], runs: &[SeenRun], now: DateT
     InstanceReport { instance: instance.clone(), databases, findings }
 }
 
-fn database_report(series: &Series, last_attempt: Option<Attempt>, now: DateTime<Utc>) -> DatabaseReport {
-    let (newest, passed_over) = match series.latest() {
-        Ok(chosen) => (Some(Summary::of(chosen.backup, now)), chosen.passed_over),
-        Err(_) => (None, Vec::new()),
+fn database_report(place: Place, series: &Series, last_attempt: Option<Attempt>, now: DateTime<Utc>) -> DatabaseReport {
+    let (newest, copies, passed_over) = match series.latest() {
+        Ok(chosen) => {
+            let summary = Summary::of(chosen.holding, chosen.backup, now);
+            (Some(summary), copies_of(chosen.holding), chosen.passed_over)
+        }
+        Err(_) => (None, Vec::new(), Vec::new()),
     };
+    let repositories: Vec<Kept> =
+        place.reading.repositories.answering.iter().map(|repository| kept(series, repository.name())).collect();
     DatabaseReport {
         database: series.database().to_owned(),
         newest,
+        copies,
         passed_over: passed_over.into_iter().map(PassedOver::from).collect(),
         last_attempt,
-        backups: series.entries.len(),
-        stored_bytes: series.backups().map(|backup| backup.manifest.stored_bytes()).sum(),
+        backups: series.holdings.len(),
+        stored_bytes: repositories.iter().map(|kept| kept.stored_bytes).sum(),
+        repositories,
     }
+}
+
+fn kept(series: &Series, repository: &str) -> Kept {
+    let copies = series.holdings.iter().filter_map(|holding| holding.copy_in(repository));
+    let bytes = |copy: &HeldCopy| copy.entry.backup().map_or(0, |backup| backup.manifest.stored_bytes());
+    let (backups, stored_bytes) = copies.fold((0, 0), |(count, sum), copy| (count + 1, sum + bytes(copy)));
+    Kept { name: repository.to_owned(), backups, stored_bytes }
 }
 
 /// The newest dump of each database that was tried and has ended.
@@ -175,8 +217,8 @@ fn run_findings(instance: &InstanceName, runs: &[&SeenRun]) -> Vec<Finding> {
 }
 
 fn database_findings(place: Place, series: &Series, report: &DatabaseReport) -> Vec<Finding> {
-    let entries = series.entries.iter();
-    let mut findings: Vec<Finding> = entries.filter_map(|entry| entry_finding(place, entry)).collect();
+    let mut findings: Vec<Finding> =
+        series.holdings.iter().flat_map(|holding| holding_findings(place, holding)).collect();
     match &report.newest {
         None => {
             let why = series.latest().err().map(|error| error.to_string()).unwrap_or_default();
@@ -189,15 +231,32 @@ fn database_findings(place: Place, series: &Series, report: &DatabaseReport) -> 
         }
         Some(_) => {}
     }
+    findings.extend(missing_copies(place, series));
     findings.extend(failed_attempt(report));
     findings.extend(content_findings(place, series));
     findings
 }
 
+/// The newest good backup is worth having in every repository that is named.
+fn missing_copies(place: Place, series: &Series) -> Vec<Finding> {
+    let Ok(newest) = series.latest().map(|chosen| chosen.holding) else { return Vec::new() };
+    let Some((from, _)) = newest.sources().first().copied() else { return Vec::new() };
+    let id = newest.id();
+    let lacks = |name: &&str| newest.copy_in(name).is_none();
+    let names = place.reading.repositories.answering.iter().map(|repository| repository.name());
+    let finding = |name: &str| {
+        let (to, from) = (shell_word(name.as_ref()), shell_word(from.name().as_ref()));
+        let fix = format!("pgkeep copy {id} --to {to} --repo {from} --instance {}", place.instance);
+        Finding::warn("copy-missing", id.as_str(), format!("{name} has no copy of it")).fix(fix)
+    };
+    names.filter(lacks).map(finding).collect()
+}
+
 /// What the newest good backup holds less than the one before it, and what `pg_dump` had to say. A dump of an emptied
 /// database is a good dump.
 fn content_findings(place: Place, series: &Series) -> Vec<Finding> {
-    let mut good: Vec<&Backup> = series.backups().filter(|backup| backup.shortcoming().is_none()).collect();
+    let good = series.backups().filter(|(holding, _)| holding.shortcoming().is_none());
+    let mut good: Vec<&Backup> = good.map(|(_, backup)| backup).collect();
     good.sort_by_key(|backup| std::cmp::Reverse(backup.manifest.finished_at));
     let Some(newest) = good.first() else { return Vec::new() };
     let (id, manifest) = (newest.id().as_str(), &newest.manifest);
@@ -223,16 +282,48 @@ fn content_findings(place: Place, series: &Series) -> Vec<Finding> {
     findings
 }
 
-/// A backup that is not what its name promises. A choice of tables is no damage.
-fn entry_finding(place: Place, entry: &Entry) -> Option<Finding> {
-    let id = entry.id();
-    match entry {
-        Entry::Unreadable(unreadable) => Some(Finding::of_error("manifest-unreadable", id.as_str(), &unreadable.error)),
-        Entry::Backup(backup) if State::of(backup) == State::Damaged => {
-            let why = backup.shortcoming().unwrap_or_default();
+/// What is wrong with a backup or with one of its copies. A choice of tables is no damage.
+fn holding_findings(place: Place, holding: &Holding) -> Vec<Finding> {
+    let id = holding.id();
+    let why = || holding.shortcoming().unwrap_or_default();
+    let look = || place.command(&["verify", id.as_str(), "--deep"]);
+    match State::of(holding) {
+        State::Good | State::Filtered => {
+            holding.copies().iter().filter_map(|copy| copy_finding(place, holding, copy)).collect()
+        }
+        State::Unreadable => {
+            let unreadable = holding.copies().iter().filter_map(|copy| copy.entry.unreadable());
+            unreadable.map(|told| Finding::of_error("manifest-unreadable", id.as_str(), &told.error)).collect()
+        }
+        State::Damaged => {
+            let fix = format!("make a new backup; what is wrong with this one: {}", look());
+            vec![Finding::fail("backup-damaged", id.as_str(), why()).fix(fix)]
+        }
+        State::Conflict => {
+            let fix = "find out which of them is right: pgkeep report show, with one --repo at a time";
+            vec![Finding::fail("copies-differ", id.as_str(), why()).fix(fix)]
+        }
+    }
+}
+
+/// A copy that cannot be used, of a backup of which another one can.
+fn copy_finding(place: Place, holding: &Holding, copy: &HeldCopy) -> Option<Finding> {
+    let id = holding.id();
+    let name = copy.repository.name();
+    match &copy.entry {
+        Entry::Unreadable(unreadable) => {
+            let evidence = format!("its manifest in {name} cannot be read: {}", unreadable.error);
+            let finding = Finding::fail("copy-unreadable", id.as_str(), evidence);
+            Some(match unreadable.error.next_step() {
+                Some(hint) => finding.fix(hint),
+                None => finding.fix("another copy of it is good; see what is wrong with this one"),
+            })
+        }
+        Entry::Backup(backup) if backup.is_damaged() => {
+            let evidence = format!("its copy in {name} is damaged: {}", backup.shortcoming().unwrap_or_default());
             let look = place.command(&["verify", id.as_str(), "--deep"]);
-            let fix = format!("make a new backup; what is wrong with this one: {look}");
-            Some(Finding::fail("backup-damaged", id.as_str(), why).fix(fix))
+            let fix = format!("another copy of it is good; what is wrong with this one: {look}");
+            Some(Finding::fail("copy-damaged", id.as_str(), evidence).fix(fix))
         }
         Entry::Backup(_) => None,
     }

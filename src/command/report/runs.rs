@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Context, Moment, Options, Outcome, only, seen_runs};
+use super::{Context, Moment, Options, Outcome, seen_runs};
+use crate::command::Repositories;
 use crate::error::Result;
 use crate::repo::{InstanceName, RunItem, RunName, RunRecord, RunStatus, SeenRun, Verb};
 
@@ -24,6 +25,8 @@ pub struct RunLine {
     pub error: Option<String>,
     pub hint: Option<String>,
     pub items: Vec<RunItem>,
+    /// The names of the repositories that recorded it.
+    pub repositories: Vec<String>,
 }
 
 impl RunLine {
@@ -52,10 +55,10 @@ pub(super) fn reason(stage: Option<&str>, error: &str) -> String {
 
 /// At most `most` attempts, newest first.
 pub async fn runs(context: &Context, options: &Options, most: usize) -> Result<Outcome<RunLine>> {
-    let repository = only(&options.repositories)?.open(context).await?;
-    let seen = seen_runs(context, options, &repository).await?;
+    let mut repositories = Repositories::open(context, &options.repositories).await?;
+    let seen = seen_runs(context, options, &mut repositories).await?;
     let items = seen.into_iter().rev().take(most).map(line).collect();
-    Ok(Outcome { items, warnings: Vec::new(), error: None })
+    Ok(Outcome { items, warnings: repositories.warnings(), error: repositories.partial() })
 }
 
 fn line(seen: SeenRun) -> RunLine {
@@ -64,6 +67,7 @@ fn line(seen: SeenRun) -> RunLine {
         started_at: Moment(seen.run.started_at().time()),
         instance: seen.instance,
         run: seen.run,
+        repositories: seen.repositories,
         status: None,
         host: None,
         finished_at: None,

@@ -21,6 +21,8 @@ use crate::storage::{Fault, StorageError};
 pub struct Finding {
     /// Stable: what monitoring may compare.
     pub id: &'static str,
+    /// The repository of the copy that it was found in.
+    pub repository: String,
     /// The name of the object, without its folder.
     pub object: String,
     /// What was expected and what was found.
@@ -29,7 +31,17 @@ pub struct Finding {
 
 impl Finding {
     fn new(id: &'static str, object: &ObjectName, what: impl std::fmt::Display) -> Self {
-        Self { id, object: object.to_string(), message: format!("{object} {what}") }
+        Self { id, repository: String::new(), object: object.to_string(), message: format!("{object} {what}") }
+    }
+
+    pub(super) fn in_repository(self, name: &str) -> Self {
+        Self { repository: name.to_owned(), ..self }
+    }
+
+    /// Copies of one id that are not copies of each other.
+    pub(super) fn conflict(stem: &DumpStem, message: String) -> Self {
+        let object = stem.object(Ending::Manifest).to_string();
+        Self { id: "copies-differ", repository: String::new(), object, message }
     }
 
     /// A manifest that could not be read.
@@ -37,7 +49,7 @@ impl Finding {
         let object = stem.object(Ending::Manifest).to_string();
         let message = error.to_string();
         let message = if message.contains(&object) { message } else { format!("{object}: {message}") };
-        Self { id: "manifest-unreadable", object, message }
+        Self { id: "manifest-unreadable", repository: String::new(), object, message }
     }
 }
 

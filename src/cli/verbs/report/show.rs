@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use pgkeep::command::Outcome;
-use pgkeep::command::report::{ProofLine, Shown};
+use pgkeep::command::report::{ProofLine, Shown, ShownCopy};
 use pgkeep::repo::{DumpDetails, GlobalsIncluded};
 
 use crate::cli::output::{age, bytes, harmless, table};
@@ -20,6 +20,7 @@ fn shown_text(shown: &Shown) -> String {
     let mut text = section("backup", &backup(shown));
     text += &section("source", &source(shown));
     text += &section("proven", &proven(shown));
+    text += &shown.repositories.iter().map(|copy| section("copy", &copy_lines(copy))).collect::<String>();
     text += &objects(shown);
     if let Some(details) = &shown.details {
         text += &section("database", &database(details));
@@ -58,7 +59,6 @@ fn backup(shown: &Shown) -> Lines {
         ("archive", format!("{}, version {}", bytes(summary.plain_bytes), manifest.archive_version)),
         ("stored", format!("{} ({:.1} : 1)", bytes(summary.stored_bytes), summary.ratio)),
         ("compression", manifest.compression.to_string()),
-        ("repository", shown.repository.clone()),
         ("made by", format!("pgkeep {} on {}", manifest.pgkeep_version, manifest.backup_host)),
     ]
 }
@@ -75,20 +75,29 @@ fn source(shown: &Shown) -> Lines {
     ]
 }
 
+fn word(done: bool) -> String {
+    if done { "yes" } else { "no" }.to_owned()
+}
+
 fn proven(shown: &Shown) -> Lines {
-    let checks = shown.manifest.checks;
-    let word = |done: bool| if done { "yes" } else { "no" };
     let globals = match shown.manifest.globals.included {
         GlobalsIncluded::WithPasswords => "roles with passwords, tablespaces",
         GlobalsIncluded::WithoutPasswords => "roles without passwords, tablespaces",
         GlobalsIncluded::NotIncluded => "not included",
     };
     let why = shown.manifest.globals.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
-    let mut lines = vec![
-        ("blocks compared", word(checks.decoded).to_owned()),
-        ("read back", word(checks.read_back).to_owned()),
-        ("globals", format!("{globals}{why}")),
-    ];
+    vec![("blocks compared", word(shown.manifest.checks.decoded)), ("globals", format!("{globals}{why}"))]
+}
+
+fn copy_lines(shown: &ShownCopy) -> Lines {
+    let copy = &shown.copy;
+    let mut lines = vec![("repository", copy.name.clone())];
+    if shown.address != copy.name {
+        lines.push(("address", shown.address.clone()));
+    }
+    lines.push(("stored", copy.stored_bytes.map_or_else(|| "unknown".to_owned(), bytes)));
+    lines.extend(copy.error.iter().map(|error| ("not good", error.to_string())));
+    lines.push(("read back", word(shown.read_back)));
     lines.extend(shown.proofs.iter().map(proof));
     lines
 }
@@ -99,14 +108,25 @@ fn proof(line: &ProofLine) -> (&'static str, String) {
     ("proof", format!("{} {} {}{host}{findings}", line.at, line.level.as_str(), line.verdict.as_str()))
 }
 
+/// Every copy has its objects under the same keys, unless repositories are laid out differently.
 fn objects(shown: &Shown) -> String {
-    let manifest = &shown.manifest;
-    let rows = manifest
+    let mut told: Vec<&[String]> = Vec::new();
+    for copy in shown.repositories.iter().filter(|copy| !copy.keys.is_empty()) {
+        if !told.contains(&copy.keys.as_slice()) {
+            told.push(&copy.keys);
+        }
+    }
+    told.into_iter().map(|keys| objects_under(shown, keys)).collect()
+}
+
+fn objects_under(shown: &Shown, keys: &[String]) -> String {
+    let rows = shown
+        .manifest
         .objects
         .iter()
-        .zip(&shown.keys)
+        .zip(keys)
         .map(|(object, key)| vec![format!("  {key}"), object.size_bytes.to_string(), object.sha256.to_string()]);
-    let last = shown.keys.last().map(|key| vec![format!("  {key}"), String::new(), String::new()]);
+    let last = keys.last().map(|key| vec![format!("  {key}"), String::new(), String::new()]);
     table(&["objects", "bytes", "SHA-256"], &[1], rows.chain(last))
 }
 

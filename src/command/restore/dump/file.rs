@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use super::{Context, Item, Outcome, Selected, Source, Stage, plan, recorded};
+use super::sources::{Output, Unread};
+use super::{Context, Item, Outcome, Selected, Source, SourceCopy, Stage, plan, recorded};
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress::Unit;
@@ -29,10 +30,21 @@ async fn write(context: &Context, source: &Source, selected: &Selected, path: &P
     };
     plan::room(directory, selected.manifest.plain.size_bytes, "the archive")?;
     let doing = || format!("write {}", path.display());
-    let unfinished = tempfile::Builder::new().prefix(".pgkeep-").tempfile_in(directory).doing(Kind::Storage, doing)?;
-    let file = unfinished.reopen().doing(Kind::Storage, doing)?;
-    let file = context.interrupt.guard(read(context, source, selected, file)).await?;
-    file.sync_all().doing(Kind::Storage, doing)?;
+    let attempt = async |copy: &SourceCopy| {
+        let begin = || {
+            let unfinished = tempfile::Builder::new().prefix(".pgkeep-").tempfile_in(directory)?;
+            let file = unfinished.reopen()?;
+            Ok::<_, std::io::Error>((unfinished, file))
+        };
+        let (unfinished, file) = begin().doing(Kind::Storage, doing).map_err(Unread::ForGood)?;
+        let output = Output::new(file);
+        match read(context, source, selected, copy, output.attempt()).await {
+            Ok(()) => Ok(unfinished),
+            Err(error) => Err(output.abandon(error)),
+        }
+    };
+    let unfinished = context.interrupt.guard(selected.sources.deliver("the archive", attempt)).await?;
+    unfinished.as_file().sync_all().doing(Kind::Storage, doing)?;
     unfinished.persist_noclobber(path).map_err(|error| match error.error.kind() {
         std::io::ErrorKind::AlreadyExists => exists(path),
         _ => Error::new(Kind::Storage, doing()).because(error.error),
@@ -53,9 +65,16 @@ pub async fn to_stream<W: Write + Send + 'static>(
     output: W,
 ) -> Result<Outcome<Item>> {
     recorded(context, selected, async |_: &mut Item| {
+        let sources = &selected.sources;
         let both = async {
-            read(context, source, selected, std::io::sink()).await?;
-            let mut output = read(context, source, selected, output).await?;
+            let check = async |copy: &SourceCopy| Ok(read(context, source, selected, copy, std::io::sink()).await?);
+            sources.deliver("the archive", check).await?;
+            let output = Output::new(output);
+            let write = async |copy: &SourceCopy| {
+                let done = read(context, source, selected, copy, output.attempt()).await;
+                done.map_err(|error| output.give_up(error))
+            };
+            sources.deliver("the archive", write).await?;
             output.flush().doing(Kind::Storage, || "write to standard output")
         };
         context.interrupt.guard(both).await.map_err(|error| Failed { stage: Stage::File, error })
@@ -67,10 +86,11 @@ async fn read<W: Write + Send + 'static>(
     context: &Context,
     source: &Source,
     selected: &Selected,
+    copy: &SourceCopy,
     output: W,
-) -> Result<W> {
-    let Selected { repository, stem, manifest, .. } = selected;
+) -> Result<()> {
+    let SourceCopy { repository, manifest } = copy;
     let task = context.monitor.task("read archive", Unit::Bytes, Some(manifest.plain.size_bytes));
-    let (_, output) = read_archive(repository, stem, manifest, output, source.threads, task).await?;
-    Ok(output)
+    read_archive(repository, &selected.stem, manifest, output, source.threads, task).await?;
+    Ok(())
 }

@@ -11,6 +11,7 @@ mod file;
 mod plan;
 mod roles;
 mod server;
+mod sources;
 mod target;
 
 use std::num::NonZeroUsize;
@@ -20,24 +21,25 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::command::stage::{At as _, Failed};
-use crate::command::{Context, Outcome, Place, Status, finish_run, only};
+use crate::command::{Context, Copy, Outcome, Place, Reading, Status, finish_run};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::repo::{
-    BackupId, Catalogue, Choice, DumpManifest, DumpStem, InstanceName, Repository, Run, RunItem, RunOutcome, RunStatus,
-    Verb, Which,
+    BackupId, Choice, Chosen, DumpManifest, DumpStem, InstanceName, Run, RunItem, RunName, RunOutcome, RunStatus,
+    Stamp, Union, Verb, Which,
 };
 
 pub use file::{to_file, to_stream};
 pub use plan::{Plan, Preview, plan};
 pub use roles::Passwords;
+pub use sources::{SourceCopy, Sources};
 
 /// Which backup is meant, and where it lies.
 #[derive(Clone, Debug)]
 pub struct Source {
     pub repositories: Vec<Place>,
-    /// `None`: all instances of the repository.
+    /// `None`: all instances of the repositories.
     pub instance: Option<InstanceName>,
     pub which: Which,
     /// The database that was dumped.
@@ -89,38 +91,71 @@ pub enum OnError {
 /// The backup that was chosen.
 #[derive(Debug)]
 pub struct Selected {
-    pub repository: Repository,
     pub stem: DumpStem,
+    /// What every copy says of the backup; where its objects lie each says for itself.
     pub manifest: DumpManifest,
-    /// What newer was passed over and why.
-    pub warnings: Vec<String>,
+    pub sources: Sources,
+    /// What newer was passed over and why, and what could not be asked.
+    warnings: Vec<String>,
+}
+
+impl Selected {
+    /// What its user should know of the choice, and of copies that did not deliver.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.iter().cloned().chain(self.sources.warnings()).collect()
+    }
 }
 
 /// Chooses the backup; reads manifests and nothing else.
 pub async fn select(context: &Context, source: &Source) -> Result<Selected> {
-    let repository = only(&source.repositories)?.open(context).await?;
-    let catalogue = context.interrupt.guard(Catalogue::read(&repository, source.instance.as_ref())).await?;
+    let reading = Reading::of(context, &source.repositories, source.instance.as_ref()).await?;
     if let Some(typed) = &source.database {
-        refuse_connection_string(typed, &catalogue)?;
+        refuse_connection_string(typed, &reading.union)?;
     }
     let choice = Choice {
         which: source.which.clone(),
         instance: source.instance.as_ref(),
         database: source.database.as_deref(),
     };
-    let chosen = choice.among(&catalogue)?;
-    let passed_over = chosen.passed_over.iter().map(|(id, why)| format!("{id} is newer and was passed over: {why}"));
-    let mut warnings: Vec<String> = passed_over.collect();
-    if let Some(why) = chosen.backup.shortcoming() {
-        warnings.push(format!("{} is not a good backup: {why}", chosen.backup.id()));
+    let chosen = choice.among(&reading.union)?;
+    if let Some(conflict) = chosen.holding.conflict() {
+        return Err(Error::refused(format!("{} is not one backup: {conflict}", chosen.holding.id()))
+            .hint("name the one repository to restore from with --repo"));
     }
-    let (stem, manifest) = (chosen.backup.stem.clone(), chosen.backup.manifest.clone());
-    Ok(Selected { repository, stem, manifest, warnings })
+    let mut warnings = reading.repositories.warnings();
+    if !reading.repositories.unread.is_empty() && source.which == Which::Latest {
+        let silent: Vec<&str> = reading.repositories.unread.iter().map(|unread| unread.name.as_str()).collect();
+        let (id, names) = (chosen.backup.id(), silent.join(" and "));
+        warnings.push(format!("{id} is the latest that could be seen: a newer backup may lie in {names}"));
+    }
+    warnings.extend(shortcomings(&chosen));
+    Ok(Selected {
+        stem: chosen.backup.stem.clone(),
+        manifest: chosen.backup.manifest.clone(),
+        sources: Sources::of(chosen.holding),
+        warnings,
+    })
+}
+
+fn shortcomings(chosen: &Chosen) -> Vec<String> {
+    let passed_over = chosen.passed_over.iter().map(|(id, why)| format!("{id} is newer and was passed over: {why}"));
+    let mut told: Vec<String> = passed_over.collect();
+    let id = chosen.backup.id();
+    if let Some(why) = chosen.holding.shortcoming() {
+        told.push(format!("{id} is not a good backup: {why}"));
+        return told;
+    }
+    for copy in chosen.holding.copies() {
+        if let Some(why) = copy.shortcoming() {
+            told.push(format!("the copy of {id} in {} is not good: {why}", copy.repository.name()));
+        }
+    }
+    told
 }
 
 /// Databases may be called like connection strings; one that was dumped is meant by its name.
-fn refuse_connection_string(typed: &str, catalogue: &Catalogue) -> Result<()> {
-    let is_name = catalogue.entries.iter().any(|entry| entry.is_of_database(typed));
+fn refuse_connection_string(typed: &str, union: &Union) -> Result<()> {
+    let is_name = union.holdings.iter().any(|holding| holding.is_of_database(typed));
     let looks = typed.starts_with("postgresql://") || typed.starts_with("postgres://") || typed.contains('=');
     if is_name || !looks {
         return Ok(());
@@ -177,6 +212,8 @@ pub struct Item {
     pub stage: Option<&'static str>,
     pub duration_seconds: f64,
     pub roles_created: Vec<String>,
+    /// The copies that were read from, and those that did not deliver.
+    pub repositories: Vec<Copy>,
     pub warnings: Vec<String>,
     pub error: Option<Error>,
 }
@@ -204,6 +241,7 @@ impl Item {
             stage: None,
             duration_seconds: 0.0,
             roles_created: Vec::new(),
+            repositories: Vec::new(),
             warnings: Vec::new(),
             error: None,
         }
@@ -234,9 +272,14 @@ async fn recorded(
 ) -> Result<Outcome<Item>> {
     let now = context.clock.now();
     let instance = &selected.manifest.instance;
+    let repository = match selected.sources.first() {
+        Some(copy) => &copy.repository,
+        None => return Err(Error::new(Kind::NoSuchBackup, format!("there is no copy of {}", selected.stem))),
+    };
     // Restores into different databases do not disturb each other; those into one are kept apart by its server.
-    let lock = context.state.lock_beside(selected.repository.id(), instance, Verb::Restore, now)?;
-    let run = Run::begin(&selected.repository, &context.state, &lock, &context.host, now).await?;
+    let lock = context.state.lock_beside(repository.id(), instance, Verb::Restore, now)?;
+    let name = RunName::new(Stamp::of(now), Verb::Restore);
+    let run = Run::begin(repository, &context.state, &lock, &context.host, name, now).await?;
     let started = Instant::now();
     let mut item = Item::of(selected);
     if let Err(Failed { stage, error }) = work(&mut item).await {
@@ -245,7 +288,8 @@ async fn recorded(
         item.error = Some(error);
     }
     item.duration_seconds = started.elapsed().as_secs_f64();
-    let mut warnings = selected.warnings.clone();
+    item.repositories = selected.sources.asked();
+    let mut warnings = selected.warnings();
     warnings.extend(item.warnings.iter().cloned());
     let mut outcome = Outcome::of(vec![item], warnings);
     finish_run(context, run, record(&outcome), &mut outcome.warnings).await;

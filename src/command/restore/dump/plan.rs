@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::client::{Call, Transactions};
 use super::roles::{Conditions, Creation, Creator, Globals, Missing};
 use super::target::{Me, Target, contents};
-use super::{Analyze, Context, OnError, Options, Selected, database};
+use super::{Analyze, Context, OnError, Options, Selected, SourceCopy, database};
 use crate::digest::Fingerprint;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::quote_ident;
@@ -66,10 +66,12 @@ async fn look(context: &Context, options: &Options, selected: &Selected) -> Resu
     let into = options.into.clone().unwrap_or_else(|| manifest.database.clone());
     database::check_name(&into)?;
     room(&options.scratch, manifest.plain.size_bytes, "the decoded archive")?;
-    let details = details(selected).await?;
+    let sources = &selected.sources;
+    let details = sources.deliver("the details", async |copy| Ok(details(copy).await?)).await?;
     // `postgres` is what initdb calls it unless told otherwise.
     let bootstrap = details.description.bootstrap_role.as_deref().unwrap_or("postgres");
-    let globals = globals(selected).await?.without_bootstrap(bootstrap);
+    let globals = sources.deliver("the globals", async |copy| Ok(globals(copy).await?)).await?;
+    let globals = globals.without_bootstrap(bootstrap);
 
     let target = Target::connect(context, &options.server, &into, archive_major(selected), &options.scratch).await?;
     let me = target.me().await?;
@@ -112,27 +114,27 @@ pub(super) fn room(directory: &Path, needed_bytes: u64, what: &str) -> Result<()
 }
 
 /// A small object of the backup, if it is what was written.
-async fn stored(selected: &Selected, role: ObjectRole) -> Result<Option<(&StoredObject, bytes::Bytes)>> {
-    let manifest = &selected.manifest;
+async fn stored(copy: &SourceCopy, role: ObjectRole) -> Result<Option<(&StoredObject, bytes::Bytes)>> {
+    let manifest = &copy.manifest;
     let Some(object) = manifest.object(role) else { return Ok(None) };
     let key = object.key(&manifest.instance);
-    let body = selected.repository.storage().get(&key, object.size_bytes.min(DumpDetails::LIMIT_BYTES)).await?;
+    let body = copy.repository.storage().get(&key, object.size_bytes.min(DumpDetails::LIMIT_BYTES)).await?;
     expect(&key, "stored bytes", object.fingerprint(), Fingerprint::of(&body))?;
     Ok(Some((object, body)))
 }
 
-async fn details(selected: &Selected) -> Result<DumpDetails> {
-    let stored = stored(selected, ObjectRole::Details).await?;
+async fn details(copy: &SourceCopy) -> Result<DumpDetails> {
+    let stored = stored(copy, ObjectRole::Details).await?;
     let (object, body) = stored.ok_or_else(|| {
-        Error::new(Kind::NotVerified, format!("the manifest of {} names no details", selected.manifest.id))
+        Error::new(Kind::NotVerified, format!("the manifest of {} names no details", copy.manifest.id))
             .hint("the plain archive can be had with --to-file, for pg_restore by hand")
     })?;
     DumpDetails::from_stored(&body, &object.name.to_string())
 }
 
 /// None were stored: then no role can be created.
-async fn globals(selected: &Selected) -> Result<Globals> {
-    let Some((object, body)) = stored(selected, ObjectRole::Globals).await? else { return Ok(Globals::default()) };
+async fn globals(copy: &SourceCopy) -> Result<Globals> {
+    let Some((object, body)) = stored(copy, ObjectRole::Globals).await? else { return Ok(Globals::default()) };
     let packing = object.name.ending.packing();
     Globals::read(&unpack(&body, packing, GLOBALS_LIMIT_BYTES, &object.name.to_string())?)
 }
@@ -317,6 +319,8 @@ pub struct Preview {
     pub server: String,
     pub role: String,
     pub client: String,
+    /// The names of the repositories with a copy, in the order in which they would be read.
+    pub repositories: Vec<String>,
     pub plain_bytes: u64,
     pub scratch: std::path::PathBuf,
     pub roles_to_create: Vec<String>,
@@ -333,6 +337,7 @@ impl Plan {
             server: self.target.address(),
             role: self.target.user().to_owned(),
             client: self.target.tools.version.text.clone(),
+            repositories: selected.sources.names().into_iter().map(str::to_owned).collect(),
             plain_bytes: selected.manifest.plain.size_bytes,
             scratch: options.scratch.clone(),
             roles_to_create: self.missing_roles.iter().cloned().collect(),

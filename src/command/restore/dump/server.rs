@@ -11,8 +11,9 @@ use super::client::{self, Complaints};
 use super::database;
 use super::plan::{Leftover, Plan, Way};
 use super::roles::{Step, StepKind};
+use super::sources::{Output, Unread};
 use super::target::{has_oid, is_duplicate};
-use super::{Analyze, Context, Item, OnError, Options, Selected, Stage};
+use super::{Analyze, Context, Item, OnError, Options, Selected, SourceCopy, Stage};
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::archive::Archive;
@@ -64,17 +65,28 @@ impl Restorer<'_> {
 
     /// Reads the whole archive, checked to its end, into a file that has no name: nothing of it outlives us.
     async fn decode(&self) -> Result<(Archive, File)> {
-        let Selected { repository, stem, manifest, .. } = self.selected;
-        let scratch = &self.options.scratch;
-        let file = tempfile::tempfile_in(scratch).doing(Kind::Storage, || format!("create a file in {scratch:?}"))?;
-        let task = self.context.monitor.task("read archive", Unit::Bytes, Some(manifest.plain.size_bytes));
-        let (archive, mut file) = read_archive(repository, stem, manifest, file, self.options.threads, task).await?;
+        let (archive, mut file) =
+            self.selected.sources.deliver("the archive", async |copy| self.decode_copy(copy).await).await?;
         // Only now: what was compared with the manifest is the archive as it was written.
         for (place, known) in archive.places() {
             file.write_all_at(&known, place).doing(Kind::Storage, || "complete the decoded archive")?;
         }
         file.rewind().doing(Kind::Storage, || "rewind the decoded archive")?;
         Ok((archive, file))
+    }
+
+    async fn decode_copy(&self, copy: &SourceCopy) -> Result<(Archive, File), Unread> {
+        let (stem, scratch) = (&self.selected.stem, &self.options.scratch);
+        let file = tempfile::tempfile_in(scratch).doing(Kind::Storage, || format!("create a file in {scratch:?}"));
+        let file = file.map_err(Unread::ForGood)?;
+        let kept = file.try_clone().doing(Kind::Storage, || format!("keep a file in {scratch:?}"));
+        let kept = kept.map_err(Unread::ForGood)?;
+        let task = self.context.monitor.task("read archive", Unit::Bytes, Some(copy.manifest.plain.size_bytes));
+        let output = Output::new(file);
+        match read_archive(&copy.repository, stem, &copy.manifest, output.attempt(), self.options.threads, task).await {
+            Ok((archive, _)) => Ok((archive, kept)),
+            Err(error) => Err(output.abandon(error)),
+        }
     }
 
     async fn make_room(&self) -> Result<()> {
