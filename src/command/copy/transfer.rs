@@ -235,7 +235,15 @@ impl<'a> Transfer<'a> {
     ) -> Result<(), Lost> {
         let mut failures = Vec::new();
         for source in self.sources.clone() {
-            match self.stream(writer, source, object, task).await {
+            let mut streamed = self.stream(writer, source, object, task).await;
+            if let Err(Broken::Source(error)) = &streamed
+                && error.kind == Kind::Verification
+            {
+                // What a line changed on the way is not changed twice: only what lies there so is damage.
+                tracing::warn!("{error}; it is read once more");
+                streamed = self.stream(writer, source, object, task).await;
+            }
+            match streamed {
                 Ok(()) => {
                     self.sent.sent_bytes += object.size_bytes;
                     if !self.sent.sources.iter().any(|name| name == source.name()) {
@@ -285,11 +293,21 @@ impl<'a> Transfer<'a> {
         let total: u64 = sent.iter().map(|object| object.size_bytes).sum();
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(total.max(1)));
         for object in sent {
-            let key = self.key(object);
-            let reader = self.destination.repository.storage().read(&key, None).await?;
-            expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, &*task).await?)?;
+            if let Err(error) = self.compare_stored(object, &*task).await {
+                if error.kind != Kind::Verification {
+                    return Err(error);
+                }
+                tracing::warn!("{error}; it is read once more");
+                self.compare_stored(object, &*task).await?;
+            }
         }
         Ok(())
+    }
+
+    async fn compare_stored(&self, object: &StoredObject, task: &dyn Task) -> Result<()> {
+        let key = self.key(object);
+        let reader = self.destination.repository.storage().read(&key, None).await?;
+        expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, task).await?)
     }
 }
 
