@@ -10,5 +10,7 @@ mod faults;
 mod rclone;
 #[path = "rig/server.rs"]
 mod server;
+#[path = "rig/stores.rs"]
+mod stores;
 #[path = "rig/wire.rs"]
 mod wire;

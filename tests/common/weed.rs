@@ -83,7 +83,7 @@ impl Weed {
             .args(["server", "-filer", "-s3", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"])
             .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.peers=none"])
             .args(["-volume.max=10000", "-master.volumeSizeLimitMB=1024", "-volume.preStopSeconds=0"])
-            .args(["-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false"])
+            .args(["-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", "-s3.readerCacheSizeMB=64"])
             .arg("-s3.domainName=localhost")
             .arg(format!("-dir={}", path("data")))
             .arg(format!("-s3.port={port}"))
@@ -163,6 +163,17 @@ impl Weed {
 
     pub fn log(&self) -> String {
         self.server.log()
+    }
+
+    /// A repository's address in `bucket`, past every proxy.
+    pub fn address(&self, bucket: &Bucket) -> String {
+        format!("s3://{}/backups?endpoint={}", bucket.name(), self.endpoint())
+    }
+
+    /// The same over TLS, with the authority that makes it believable.
+    pub fn tls_address(&self, bucket: &Bucket) -> String {
+        let authority = self.authority();
+        format!("s3://{}/backups?endpoint={}&ca={}", bucket.name(), self.tls_endpoint(), authority.display())
     }
 
     /// Everything that it puts on disk.

@@ -1,7 +1,5 @@
 //! The proxy as OSS: it refuses what OSS refuses, in its words, and passes what OSS takes.
 
-use std::sync::Arc;
-
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RequestChecksumCalculation, RuntimeComponents};
@@ -228,7 +226,7 @@ async fn oss_forbids_to_overwrite_when_asked_to_and_of_racing_creators_one_wins(
 async fn without_a_dialect_everything_passes() {
     let weed = Weed::shared();
     let proxy = Proxy::before(weed).start();
-    let (client, bucket) = (Arc::new(client_of(&proxy)), weed.bucket("plain"));
+    let (client, bucket) = (client_of(&proxy), weed.bucket("plain"));
     let put = || client.put_object().bucket(bucket.name()).key("x").if_none_match("*");
     put().send().await.unwrap();
     assert_eq!(said(put().send().await), (412, "PreconditionFailed".to_owned()));

@@ -30,7 +30,7 @@ use pace::Pace;
 use request::Request;
 
 use super::kept::{runtime, wait_for};
-use super::weed::Weed;
+use super::weed::{Bucket, Weed};
 
 /// A request as the record tells of it, in the order of arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +145,12 @@ impl Proxy {
             Dialect::Plain => format!("http://127.0.0.1:{}", self.port),
             Dialect::Oss => format!("http://localhost:{}", self.port),
         }
+    }
+
+    /// A repository's address in `bucket`, through this proxy.
+    pub fn address(&self, bucket: &Bucket) -> String {
+        let scheme = if self.shared.dialect == Dialect::Oss { "oss" } else { "s3" };
+        format!("{scheme}://{}/backups?endpoint={}", bucket.name(), self.endpoint())
     }
 
     /// Plans a fault. Plans are asked in the order in which they were made; the first that matches a request decides.
