@@ -361,7 +361,11 @@ fn a_damaged_copy_in_the_destination_is_named_and_not_touched() {
         for arguments in [&[id.as_str()][..], &["--missing"], &["--missing", "--dry-run"]] {
             let code = if arguments.len() == 1 && arguments[0] == id { 9 } else { 10 };
             let outcome = world.copy(arguments, &[&from], &to).exits(code);
-            assert!(outcome.stderr.contains("is damaged: ") && outcome.stderr.contains(told), "{}", outcome.transcript());
+            assert!(
+                outcome.stderr.contains("is damaged: ") && outcome.stderr.contains(told),
+                "{}",
+                outcome.transcript()
+            );
             let document = outcome.json();
             let hint = item(&document, &id)["error"]["hint"].as_str().unwrap();
             assert!(hint.contains(&format!("remove main/dumps/{id}*")), "{hint}");
