@@ -99,7 +99,7 @@ fn what_is_not_named_is_not_checked_and_that_is_said() {
     assert_eq!(severities(&document, "postgres.connection"), ["ok"]);
 
     workspace.pgkeep(["check"]).run().exits(2);
-    workspace.pgkeep(["check", "--repo", "s3://bucket"]).run().exits(2);
+    workspace.pgkeep(["check", "--repo", "ftp://bucket"]).run().exits(2);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! One suite for every backend (`contract`), and what only a directory on a disk must keep (`local`).
+//! One suite for every backend (`contract`), what only a directory on a disk must keep (`local`), and what only a store
+//! beyond a network must (`s3`).
 //!
 //! Needs `strace`, `unshare` and `mount`. As root it also checks the owner rule for real; otherwise it says what it
 //! left out.
@@ -11,41 +12,65 @@ mod contract;
 mod faults;
 #[path = "storage/local.rs"]
 mod local;
+#[path = "storage/stores.rs"]
+mod stores;
 
-use std::sync::Arc;
+mod common;
 
-use pgkeep::storage::{FaultyStorage, LocalStorage, MemoryStorage, Missing, Storage};
-
-macro_rules! every_backend_keeps {
-    ($($promise:ident)*) => {
-        mod on_local {
+macro_rules! keeps {
+    ($backend:ident: $($promise:ident)*) => {
+        mod $backend {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
-                let folder = tempfile::tempdir().unwrap();
-                let storage = super::LocalStorage::open(folder.path().join("repo"), super::Missing::CreateLast);
-                super::contract::$promise(super::Arc::new(storage.await.unwrap())).await;
-            })*
-        }
-        mod on_memory {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $promise() {
-                super::contract::$promise(super::Arc::new(super::MemoryStorage::new())).await;
-            })*
-        }
-        mod on_faulty {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $promise() {
-                let inner: super::Arc<dyn super::Storage> = super::Arc::new(super::MemoryStorage::new());
-                super::contract::$promise(super::Arc::new(super::FaultyStorage::over(inner))).await;
+                let opened = super::stores::$backend().await;
+                super::contract::$promise(opened.storage).await;
             })*
         }
     };
 }
 
-every_backend_keeps! {
-    what_is_created_is_read_back_and_never_overwritten
+macro_rules! every_backend_keeps {
+    ($($promise:ident)*) => {
+        keeps! { on_local: $($promise)* }
+        keeps! { on_memory: $($promise)* }
+        keeps! { on_faulty: $($promise)* }
+        keeps! { on_s3: $($promise)* }
+        keeps! { on_oss: $($promise)* }
+        keeps! { on_rclone: $($promise)* }
+        keeps! { on_rclone_sftp: $($promise)* }
+    };
+}
+
+/// Where nothing proves create-only, of two who create one name at the same time both may be told that they did.
+macro_rules! every_backend_that_proves_create_only_keeps {
+    ($($promise:ident)*) => {
+        mod between_writers {
+            use super::stores;
+            keeps! { on_local: $($promise)* }
+            keeps! { on_memory: $($promise)* }
+            keeps! { on_faulty: $($promise)* }
+            keeps! { on_s3: $($promise)* }
+            keeps! { on_oss: $($promise)* }
+            use super::contract;
+        }
+    };
+}
+
+/// SeaweedFS takes a backslash for a slash; the layout of a repository has none.
+mod names {
+    use super::{contract, stores};
+    keeps! { on_local: a_backslash_is_a_character }
+    keeps! { on_memory: a_backslash_is_a_character }
+}
+
+every_backend_that_proves_create_only_keeps! {
     of_racing_creators_exactly_one_wins
     of_racing_writers_exactly_one_wins
+    create_only_is_proved
+}
+
+every_backend_keeps! {
+    what_is_created_is_read_back_and_never_overwritten
     a_replaced_object_is_old_or_new_and_never_a_mix
     replace_makes_what_is_missing
     a_writer_stores_only_when_it_finishes
@@ -64,4 +89,7 @@ every_backend_keeps! {
     the_clock_of_the_store_dates_its_objects
     free_space_is_plausible_or_unknown
     a_sweep_leaves_live_writers_alone
+    many_are_deleted_at_once
+    what_is_expected_is_no_promise
+    a_probe_leaves_nothing
 }

@@ -26,11 +26,8 @@ fn typed_repositories() -> Vec<String> {
 }
 
 fn repositories_in(words: &[String]) -> impl Iterator<Item = &str> {
-    let word = |at: usize| words.get(at).map(String::as_str);
-    words.iter().enumerate().filter_map(move |(at, flag)| match flag.strip_prefix("--repo")? {
-        // bash takes `--repo=/backups` for three words.
-        "" if word(at + 1) == Some("=") => word(at + 2),
-        "" => word(at + 1),
+    words.iter().enumerate().filter_map(|(at, word)| match word.strip_prefix("--repo")? {
+        "" => words.get(at + 1).map(String::as_str),
         value => value.strip_prefix('='),
     })
 }
@@ -60,7 +57,6 @@ mod tests {
         };
         assert_eq!(found("pgkeep verify --repo /b x"), ["/b"]);
         assert_eq!(found("pgkeep verify --repo=/b x"), ["/b"]);
-        assert_eq!(found("pgkeep verify --repo = /b x"), ["/b"]);
         assert_eq!(found("pgkeep verify --repo /b --json --repo=/c x"), ["/b", "/c"]);
         assert!(found("pgkeep verify --repo").is_empty());
         assert!(found("pgkeep verify --repository /b").is_empty());

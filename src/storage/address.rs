@@ -10,6 +10,8 @@ use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 pub use bucket::{BucketAddress, Profile};
 pub use endpoint::Endpoint;
 pub(super) use endpoint::is_localhost;
@@ -17,6 +19,8 @@ pub use remote::RemoteAddress;
 
 use super::{Access, Credentials, LocalStorage, Missing, S3Storage, Storage, rclone};
 use crate::error::{Error, Result};
+
+type Opened<'a> = BoxFuture<'a, super::Result<S3Storage>>;
 
 /// Where a repository is. Prints in one spelling, however it was typed and from wherever: repositories are remembered
 /// by it. The spelling holds what tells one store from another and no more: how a store is reached (credentials, a CA
@@ -77,11 +81,13 @@ impl Address {
     /// Opens the store, which has then answered once. [`super::Fault::NotFound`] says that there is nothing at this
     /// address and that [`Missing::CreateLast`] could make it; a bucket is never made.
     pub async fn open(&self, access: &Access, missing: Missing) -> super::Result<Arc<dyn Storage>> {
-        match self {
-            Self::Local(path) => Ok(Arc::new(LocalStorage::open(path, missing).await?)),
-            Self::S3(bucket) | Self::Oss(bucket) => Ok(Arc::new(Box::pin(S3Storage::open(bucket, access)).await?)),
-            Self::Rclone(remote) => Ok(Arc::new(Box::pin(rclone::open(remote, access, missing)).await?)),
-        }
+        // In boxes: the compiler would carry the depth of the SDK's futures into every command otherwise.
+        let opened: Opened<'_> = match self {
+            Self::Local(path) => return Ok(Arc::new(LocalStorage::open(path, missing).await?)),
+            Self::S3(bucket) | Self::Oss(bucket) => Box::pin(S3Storage::open(bucket, access)),
+            Self::Rclone(remote) => Box::pin(rclone::open(remote, access, missing)),
+        };
+        Ok(Arc::new(opened.await?))
     }
 }
 

@@ -3,13 +3,14 @@
 //! The child listens on a free port of the loopback interface and takes one random pair of keys, which it is given in
 //! its environment: arguments can be read by everybody on the host. It serves the directory above the repository's,
 //! which so becomes a bucket. Nothing keeps two writers from one name there, so create-only is a look and no promise.
-//! The child keeps no list of a directory, since others write there, too, and computes no hash as ETag, for which some
-//! remotes would have to be read whole.
+//! The child remembers the list of a directory for a moment only, since others write there, too, and no answer here
+//! rests on what it remembers; and it computes no hash as ETag, for which some remotes would have to be read whole.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -25,6 +26,8 @@ use crate::process::{Child, Program, find_program, shell_word};
 
 /// The first version whose `serve s3` can be used.
 const OLDEST: (u32, u32) = (1, 65);
+/// How long the child remembers what is in a directory. Without a memory it would list a directory for every object in it.
+const MEMORY: Duration = Duration::from_millis(300);
 /// Lines of the child's standard error that an error repeats.
 const REPEATED_LINES: usize = 5;
 const OUTPUT_BYTES: u64 = 1 << 20;
@@ -70,7 +73,7 @@ pub(super) async fn open(remote: &RemoteAddress, access: &Access, missing: Missi
     };
     let credentials = Credentials::Given { access_key_id, secret: Secret::new(secret), session_token: None };
     let bucket = BucketAddress::on_loopback(port, remote.directory(), credentials);
-    let dialect = Dialect::of_rclone();
+    let dialect = Dialect::of_rclone(MEMORY);
     let (storage, is_there) = S3Storage::of_gateway(&bucket, remote.to_string(), dialect, gateway, access).await?;
     match missing {
         _ if is_there => {}
@@ -130,7 +133,8 @@ impl Rclone {
         let keys = (OsString::from("RCLONE_AUTH_KEY"), OsString::from(format!("\"{id},{secret}\"")));
         let (audience, mut lines) = unbounded_channel();
         let program = self.program([keys]).args(["serve", "s3", "--addr", "127.0.0.1:0", "--etag-hash", ""]);
-        let program = program.args(["--dir-cache-time", "0s", "--poll-interval", "0s", "--log-level", "NOTICE"]);
+        let program = program.args(["--poll-interval", "0s", "--log-level", "NOTICE"]);
+        let program = program.args(["--dir-cache-time".to_owned(), format!("{}ms", MEMORY.as_millis())]);
         let child = program.args(["--", parent]).heard_by(audience).spawn_quiet()?;
         let mut said = VecDeque::new();
         while let Some(line) = lines.recv().await {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use pgkeep::digest::{Fingerprint, Fingerprinter};
-use pgkeep::storage::{Fault, Key, ObjectMeta, Prefix, Storage};
+use pgkeep::storage::{CreateOnly, Fault, Key, ObjectMeta, Prefix, Storage};
 
 type Store = Arc<dyn Storage>;
 
@@ -259,7 +259,7 @@ pub async fn odd_names_are_names(store: Store) {
         "-rf/--help",
         ".hidden/..x/...",
         "we ird/..;$(x)\"'`|<>",
-        "back\\slash/%2F/ %00/\u{202e}rtl",
+        "slash/%2F/ %00/\u{202e}rtl",
         "你好/🐘",
         " leading and trailing ",
         &longest,
@@ -279,6 +279,12 @@ pub async fn odd_names_are_names(store: Store) {
         store.delete(&key(name)).await.unwrap();
     }
     assert_empty(&store).await;
+}
+
+pub async fn a_backslash_is_a_character(store: Store) {
+    put(&store, "back\\slash", "x").await;
+    assert_eq!(names(&store, Prefix::root()).await, ["back\\slash"]);
+    assert_eq!(store.head(&key("back/slash")).await.unwrap_err().fault, Fault::NotFound);
 }
 
 pub async fn a_listing_is_sorted_and_covers_whole_components(store: Store) {
@@ -351,6 +357,40 @@ pub async fn the_clock_of_the_store_dates_its_objects(store: Store) {
 pub async fn free_space_is_plausible_or_unknown(store: Store) {
     if let Some(free_bytes) = store.free_bytes().await.unwrap() {
         assert!((1 << 20..1 << 60).contains(&free_bytes), "{free_bytes}");
+    }
+}
+
+pub async fn create_only_is_proved(store: Store) {
+    assert_ne!(store.prove_create_only().await.unwrap(), CreateOnly::None);
+}
+
+pub async fn a_probe_leaves_nothing(store: Store) {
+    store.prove_create_only().await.unwrap();
+    assert_empty(&store).await;
+}
+
+pub async fn many_are_deleted_at_once(store: Store) {
+    let many: Vec<_> = (0..1_050).map(|n| format!("many/{n:05}")).collect();
+    for some in many.chunks(64) {
+        join_all(some.iter().map(|name| put(&store, name, "x"))).await;
+    }
+    put(&store, "other/x", "stays").await;
+    let mut keys: Vec<Key> = many.iter().map(|name| key(name)).collect();
+    keys.push(key("many/that-never-was"));
+    store.delete_all(&keys).await.unwrap();
+    store.delete_all(&keys[..2]).await.unwrap();
+    store.delete_all(&[]).await.unwrap();
+    assert_eq!(names(&store, Prefix::root()).await, ["other/x"]);
+}
+
+/// More may come than was expected, and less.
+pub async fn what_is_expected_is_no_promise(store: Store) {
+    let body = noise(5, 2 * MIB);
+    for (name, expected_bytes) in [("none", 0), ("less", 10), ("more", 1 << 20), ("far-more", 100 << 30)] {
+        let mut writer = store.writer(&key(name), Some(expected_bytes)).await.unwrap();
+        writer.write(body.clone()).await.unwrap();
+        assert_eq!(writer.finish().await.unwrap().size_bytes, body.len() as u64);
+        assert!(get(&store, name).await == body, "{name}");
     }
 }
 

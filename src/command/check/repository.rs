@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Context, Options, Place};
 use crate::command::finding::Finding;
 use crate::error::Kind;
 use crate::process::shell_word;
 use crate::repo::{Catalogue, LockState, Repository, Union, Verb, probe};
-use crate::storage::{Fault, Missing};
+use crate::storage::{Address, Fault, Missing, Prefix, Storage};
 
 /// Looks at the repository, which is returned if there is one.
 pub async fn look(
@@ -18,13 +19,17 @@ pub async fn look(
     findings: &mut Vec<Finding>,
 ) -> Option<Repository> {
     let address = place.name.as_str();
+    let directory = match &place.address {
+        Address::Local(path) => Some(path.as_path()),
+        _ => None,
+    };
     let storage = match place.address.open(&context.access(), Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
             // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.
             let absent = place.absent(context);
             findings.push(match absent.kind {
-                Kind::NoSuchBackup => would_be_created(address),
+                Kind::NoSuchBackup => would_be_created(address, directory),
                 _ => Finding::of_error("repository.open", address, &absent),
             });
             return None;
@@ -34,8 +39,8 @@ pub async fn look(
             return None;
         }
     };
-    findings.extend(modes(address));
-    match Repository::open(storage, &context.state).await.map(|repository| repository.named(address)) {
+    findings.extend(directory.map(|directory| modes(address, directory)).unwrap_or_default());
+    match Repository::open(Arc::clone(&storage), &context.state).await.map(|repository| repository.named(address)) {
         Ok(repository) => {
             let evidence = format!("repository {}", repository.id());
             findings.push(Finding::ok("repository.open", address, evidence));
@@ -45,7 +50,7 @@ pub async fn look(
             Some(repository)
         }
         Err(error) if error.kind == Kind::NoSuchBackup => {
-            findings.push(no_marker(address));
+            findings.push(no_marker(address, directory, &*storage).await);
             None
         }
         Err(error) => {
@@ -61,8 +66,11 @@ fn may_write(directory: &Path) -> bool {
 }
 
 /// Only the last component is ever created: above it a disk may not be mounted.
-fn would_be_created(address: &str) -> Finding {
-    let parent = match Path::new(address).parent() {
+fn would_be_created(address: &str, directory: Option<&Path>) -> Finding {
+    let Some(directory) = directory else {
+        return Finding::ok("repository.absent", address, "it does not exist yet: the first dump creates it");
+    };
+    let parent = match directory.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
@@ -80,23 +88,30 @@ fn would_be_created(address: &str) -> Finding {
     Finding::ok("repository.absent", address, evidence)
 }
 
-/// A directory that is no repository yet. Nothing is stored there before it is one.
-fn no_marker(address: &str) -> Finding {
-    let path = Path::new(address);
-    if !may_write(path) {
+/// A place that is no repository yet. Nothing is stored there before it is one.
+async fn no_marker(address: &str, directory: Option<&Path>, storage: &dyn Storage) -> Finding {
+    if directory.is_some_and(|directory| !may_write(directory)) {
         let evidence = "it is no repository yet, and the directory cannot be written to";
         return Finding::fail("repository.marker", address, evidence).fix("run pgkeep as the owner of the directory");
     }
-    match std::fs::read_dir(path).map(|entries| entries.count()) {
-        Ok(0) => Finding::ok("repository.marker", address, "an empty directory: the first dump makes it a repository"),
-        _ => Finding::warn("repository.marker", address, "it is not empty and holds no pgkeep.json")
-            .fix("is this the right path? The first dump makes it a repository"),
+    let is_empty = match directory {
+        // Whatever lies there, ours or not.
+        Some(directory) => std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none()),
+        None => match storage.list(&Prefix::root()).await {
+            Ok(listed) => listed.is_empty(),
+            Err(error) => return Finding::of_error("repository.list", address, &error.into()),
+        },
+    };
+    if is_empty {
+        return Finding::ok("repository.marker", address, "nothing is there: the first dump makes it a repository");
     }
+    Finding::warn("repository.marker", address, "it is not empty and holds no pgkeep.json")
+        .fix("is this the right place? The first dump makes it a repository")
 }
 
 /// Whose it is, and that nobody else can read it.
-fn modes(address: &str) -> Vec<Finding> {
-    let Ok(metadata) = std::fs::metadata(address) else { return Vec::new() };
+fn modes(address: &str, directory: &Path) -> Vec<Finding> {
+    let Ok(metadata) = std::fs::metadata(directory) else { return Vec::new() };
     let (uid, gid, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
     let mut findings = vec![Finding::ok(
         "repository.owner",
@@ -107,7 +122,7 @@ fn modes(address: &str) -> Vec<Finding> {
         let evidence = format!("mode {mode:04o} lets others look into it; the backups in it are closed to them");
         findings.push(
             Finding::warn("repository.mode", address, evidence)
-                .fix(format!("chmod 700 {}", shell_word(address.as_ref()))),
+                .fix(format!("chmod 700 {}", shell_word(directory.as_ref()))),
         );
     }
     findings

@@ -53,18 +53,21 @@ pub(in crate::storage) struct Dialect {
     pub(super) looks_first: bool,
     /// Parts are stored one after another: a gateway keeps in memory what comes too early.
     pub(super) parts_in_order: bool,
-    /// The address of a directory behind a gateway, whose objects may carry no ETag that means anything.
-    pub(super) is_rclone: bool,
+    /// The root of an answer has another name than the protocol gives it.
+    pub(super) misnames_uploads: bool,
+    /// How old what a gateway tells of names may be: what others stored since then it may not see.
+    pub(super) memory: Option<Duration>,
 }
 
 impl Dialect {
     fn of(bucket: &BucketAddress) -> Self {
         let guard = if bucket.profile == Profile::Oss { Guard::OssHeader } else { Guard::Precondition };
-        Self { guard, looks_first: !bucket.is_amazon(), parts_in_order: false, is_rclone: false }
+        Self { guard, looks_first: !bucket.is_amazon(), parts_in_order: false, misnames_uploads: false, memory: None }
     }
 
-    pub(in crate::storage) fn of_rclone() -> Self {
-        Self { guard: Guard::Look, looks_first: true, parts_in_order: true, is_rclone: true }
+    pub(in crate::storage) fn of_rclone(memory: Duration) -> Self {
+        let (guard, memory) = (Guard::Look, Some(memory));
+        Self { guard, looks_first: true, parts_in_order: true, misnames_uploads: true, memory }
     }
 }
 
@@ -223,6 +226,27 @@ impl Client {
     fn limit(&self, body_bytes: usize) -> Duration {
         let speed = f64::from(self.patience.slowest_bytes_per_second.max(1));
         self.patience.answer + Duration::from_secs_f64(body_bytes as f64 / speed)
+    }
+
+    /// Waits until what a gateway remembers of names was learned after this call.
+    pub async fn forgotten(&self) {
+        if let Some(memory) = self.dialect.memory {
+            tokio::time::sleep(memory + memory / 4).await;
+        }
+    }
+
+    /// Asks once more where "no such object" may be an old memory.
+    pub async fn ask_surely<T, F>(&self, attempt: impl Fn() -> F) -> std::result::Result<T, Refused>
+    where
+        F: Future<Output = Answer<T>>,
+    {
+        match self.ask(0, &attempt).await {
+            Err(refused) if refused.refusal.is_no_such_key() && self.dialect.memory.is_some() => {
+                self.forgotten().await;
+                self.ask(0, &attempt).await
+            }
+            answer => answer,
+        }
     }
 
     /// Whether the bucket can be listed, which is what every command needs.

@@ -7,12 +7,20 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use super::client::Client;
 use super::failure::{Answer, Refusal, refusal};
 use super::interceptors::ContentMd5;
-use crate::storage::{Key, Result};
+use crate::storage::{Fault, Key, Result, StorageError};
 
 /// What the protocol takes in one request.
 const BULK: usize = 1_000;
 
 pub(super) async fn delete(client: &Client, key: &Key) -> Result<()> {
+    if client.dialect.memory.is_some() {
+        // A gateway to a file system would remove a directory of this name, or fail to.
+        match super::read::head(client, key).await {
+            Err(error) if error.fault == Fault::NotFound => return Ok(()),
+            Err(error) => return Err(StorageError { action: format!("delete {key:?}"), ..error }),
+            Ok(_) => {}
+        }
+    }
     let delete = || async {
         let request = client.sdk.delete_object().bucket(&client.bucket).key(client.name(key));
         match request.send().await.map_err(refusal) {

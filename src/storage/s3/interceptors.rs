@@ -1,12 +1,10 @@
-//! What the SDK does not do by itself: three changes of what goes over the wire, each for one kind of request.
+//! What the SDK does not do by itself: two hooks, each for one kind of request.
 
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
-    BeforeTransmitInterceptorContextMut,
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
 };
-use aws_smithy_types::body::SdkBody;
 use chrono::{DateTime, Utc};
 use md5::{Digest as _, Md5};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,36 +36,6 @@ impl Intercept for ContentMd5 {
             }
         }
         headers.insert("content-md5", digest);
-        Ok(())
-    }
-}
-
-/// rclone names the root of its answer to CreateMultipartUpload otherwise than the protocol does, and the SDK minds.
-#[derive(Debug)]
-pub(super) struct FixInitiate;
-
-impl Intercept for FixInitiate {
-    fn name(&self) -> &'static str {
-        "FixInitiate"
-    }
-
-    fn modify_before_deserialization(
-        &self,
-        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let response = context.response_mut();
-        let Some(text) = response.body().bytes().and_then(|body| std::str::from_utf8(body).ok()) else {
-            return Ok(());
-        };
-        if text.contains("<InitiateMultipartUpload>") || text.contains("<InitiateMultipartUpload ") {
-            let fixed = text
-                .replace("<InitiateMultipartUpload>", "<InitiateMultipartUploadResult>")
-                .replace("<InitiateMultipartUpload ", "<InitiateMultipartUploadResult ")
-                .replace("</InitiateMultipartUpload>", "</InitiateMultipartUploadResult>");
-            *response.body_mut() = SdkBody::from(fixed);
-        }
         Ok(())
     }
 }

@@ -43,7 +43,7 @@ pub(super) async fn head(client: &Client, key: &Key) -> Result<ObjectMeta> {
             answer => answer,
         }
     };
-    let head = client.ask(0, head).await.map_err(|refused| refused.at(client, action()))?;
+    let head = client.ask_surely(head).await.map_err(|refused| refused.at(client, action()))?;
     let size_bytes = head.content_length().and_then(|length| u64::try_from(length).ok());
     match (size_bytes, stored_at(head.last_modified())) {
         (Some(size_bytes), Some(modified)) => Ok(ObjectMeta { key: key.clone(), size_bytes, modified }),
@@ -73,7 +73,7 @@ pub(super) async fn open(client: &Arc<Client>, key: &Key, range: Option<Range<u6
         wanted => wanted,
     };
     let begun = Version::default();
-    let got = client.ask(0, || get(client, key, wanted.clone(), &begun)).await;
+    let got = client.ask_surely(|| get(client, key, wanted.clone(), &begun)).await;
     let got = got.map_err(|refused| match &wanted {
         Some(range) if refused.refusal.status() == 416 => outside(range, None),
         _ => refused.at(client, action()),

@@ -10,15 +10,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::{Bytes, BytesMut};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::S3Storage;
 use super::client::{Client, Guard};
 use super::failure::{Answer, Refusal, Refused, refusal};
-use super::interceptors::FixInitiate;
 use super::journal::Entry;
 use super::write::{FORBID_OVERWRITE, TOKEN, new_token};
 use crate::storage::{Fault, Key, ObjectMeta, ObjectWriter, Prefix, Result, StorageError};
@@ -67,6 +67,8 @@ pub(super) struct S3Writer {
     sizes: Parts,
     filling: BytesMut,
     upload: Option<Upload>,
+    /// The beginning of the upload, which goes on if whoever waits for it is dropped: else nobody would know its id.
+    beginning: Option<JoinHandle<Result<Upload>>>,
     broken: bool,
 }
 
@@ -82,7 +84,7 @@ struct Upload {
 impl S3Writer {
     pub fn new(storage: S3Storage, key: Key, expected_bytes: Option<u64>) -> Self {
         let (sizes, filling) = (Parts::for_about(expected_bytes), BytesMut::new());
-        Self { storage, key, token: new_token(), sizes, filling, upload: None, broken: false }
+        Self { storage, key, token: new_token(), sizes, filling, upload: None, beginning: None, broken: false }
     }
 
     fn client(&self) -> &Arc<Client> {
@@ -103,7 +105,12 @@ impl S3Writer {
     /// Sends the part that was filled, when there is room for another one under way.
     async fn send_part(&mut self) -> Result<()> {
         if self.upload.is_none() {
-            self.upload = Some(self.begin().await?);
+            let (storage, key, token) = (self.storage.clone(), self.key.clone(), self.token.clone());
+            let begin = async move { begin(&storage, &key, &token).await };
+            let begun = self.beginning.insert(tokio::spawn(begin)).await;
+            self.beginning = None;
+            let ended = |error| self.client().failed(Fault::Other, self.action(), error);
+            self.upload = Some(begun.unwrap_or_else(|error| Err(ended(error)))?);
         }
         let (client, key, action) = (Arc::clone(self.client()), self.key.clone(), self.action());
         let in_order = client.dialect.parts_in_order;
@@ -122,31 +129,6 @@ impl S3Writer {
         upload.next_number += 1;
         upload.under_way.spawn(async move { client.send_part(&key, &id, number, body).await });
         Ok(())
-    }
-
-    async fn begin(&self) -> Result<Upload> {
-        let (client, action) = (self.client(), self.action());
-        let noted = |error| client.failed(Fault::Other, action.as_str(), error);
-        let mut entry = self.storage.journal.begin(&self.key).map_err(noted)?;
-        let guard = client.dialect.guard;
-        let begun = client.ask_noting_doubt(&self.key, &self.token, guard).await;
-        let (id, doubt) = match begun {
-            Ok(begun) => begun,
-            Err(refused) => {
-                if !refused.doubt {
-                    entry.remove();
-                }
-                let taken = refused.refusal.is_taken();
-                let refused = Refused { doubt: refused.doubt && !taken, ..refused };
-                // Nothing is stored under the name by an upload that only began.
-                return Err(refused.at(client, action));
-            }
-        };
-        if doubt {
-            entry.doubt().map_err(noted)?;
-        }
-        entry.begun(&id).map_err(noted)?;
-        Ok(Upload { id, entry, next_number: 1, under_way: JoinSet::new(), stored: Vec::new() })
     }
 
     /// Waits for all parts and makes the object visible.
@@ -174,6 +156,29 @@ impl S3Writer {
             Err(refused) => Err(refused.of_change(&client, action)),
         }
     }
+}
+
+/// Begins an upload, which is noted before.
+async fn begin(storage: &S3Storage, key: &Key, token: &str) -> Result<Upload> {
+    let (client, action) = (&storage.client, format!("create {key:?}"));
+    let noted = |error| client.failed(Fault::Other, action.as_str(), error);
+    let mut entry = storage.journal.begin(key).map_err(noted)?;
+    let (id, doubt) = match client.ask_noting_doubt(key, token, client.dialect.guard).await {
+        Ok(begun) => begun,
+        Err(refused) => {
+            // Where an attempt may have begun one, the entry stays for the next sweep.
+            if !refused.doubt {
+                entry.remove();
+            }
+            // Nothing is stored under the name by an upload that only began.
+            return Err(refused.at(client, action));
+        }
+    };
+    if doubt {
+        entry.doubt().map_err(noted)?;
+    }
+    entry.begun(&id).map_err(noted)?;
+    Ok(Upload { id, entry, next_number: 1, under_way: JoinSet::new(), stored: Vec::new() })
 }
 
 impl Upload {
@@ -269,11 +274,21 @@ impl ObjectWriter for S3Writer {
 /// before, the journal knows of it.
 impl Drop for S3Writer {
     fn drop(&mut self) {
-        let Some(upload) = self.upload.take() else { return };
+        let (upload, beginning) = (self.upload.take(), self.beginning.take());
+        if upload.is_none() && beginning.is_none() {
+            return;
+        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (storage, key) = (self.storage.clone(), self.key.clone());
-        let ending = runtime.spawn(async move { upload.give_up(&storage, &key).await });
-        self.storage.endings.add(ending);
+        self.storage.endings.add(runtime.spawn(async move {
+            let begun = match (upload, beginning) {
+                (None, Some(beginning)) => beginning.await.ok().and_then(Result::ok),
+                (upload, _) => upload,
+            };
+            if let Some(upload) = begun {
+                upload.give_up(&storage, &key).await;
+            }
+        }));
     }
 }
 
@@ -306,6 +321,12 @@ async fn clean(storage: &S3Storage, key: &Key, entry: Entry) -> Result<usize> {
     Ok(removed)
 }
 
+/// The id in an answer that says `InitiateMultipartUpload` where the protocol says `InitiateMultipartUploadResult`.
+fn upload_id_in(answer: &[u8]) -> Option<String> {
+    let (_, rest) = std::str::from_utf8(answer).ok()?.split_once("<UploadId>")?;
+    rest.split_once("</UploadId>").map(|(id, _)| id.to_owned())
+}
+
 impl Client {
     /// Begins an upload. True with its id if an attempt whose answer was lost may have begun another one.
     async fn ask_noting_doubt(
@@ -331,12 +352,18 @@ impl Client {
                 request.headers_mut().insert(FORBID_OVERWRITE, "true");
             });
         }
-        if self.dialect.is_rclone {
-            request = request.interceptor(FixInitiate);
-        }
-        let answer = request.send().await.map_err(refusal)?;
-        let id = answer.upload_id().filter(|id| !id.is_empty()).map(str::to_owned);
-        id.ok_or_else(|| Refusal::Lost("the store began an upload without an id".to_owned()))
+        let id = match request.send().await {
+            Ok(answer) => answer.upload_id().map(str::to_owned),
+            // The SDK minds what the answer is called.
+            Err(SdkError::ServiceError(context))
+                if self.dialect.misnames_uploads && context.raw().status().is_success() =>
+            {
+                context.raw().body().bytes().and_then(upload_id_in)
+            }
+            Err(error) => return Err(refusal(error)),
+        };
+        id.filter(|id| !id.is_empty())
+            .ok_or_else(|| Refusal::Lost("the store began an upload without an id".to_owned()))
     }
 
     async fn send_part(
@@ -401,6 +428,8 @@ impl Client {
                 tracing::debug!("{} does not list uploads", self.place);
                 return Ok(0);
             }
+            // rclone's way to say that there are none.
+            Err(refused) if refused.refusal.is_no_such_upload() => return Ok(0),
             Err(refused) => return Err(refused),
         };
         let ours = listed.uploads().iter().filter(|upload| upload.key() == Some(name.as_str()));
@@ -418,6 +447,14 @@ mod tests {
 
     fn held_bytes(parts: Parts) -> u64 {
         (1..=10_000).map(|number| parts.size_bytes(number)).sum()
+    }
+
+    #[test]
+    fn the_id_of_an_upload_is_found_in_what_rclone_answers() {
+        let answer =
+            b"<InitiateMultipartUpload><Bucket>b</Bucket><Key>k</Key><UploadId>17</UploadId></InitiateMultipartUpload>";
+        assert_eq!(upload_id_in(answer).as_deref(), Some("17"));
+        assert_eq!(upload_id_in(b"<Error/>"), None);
     }
 
     #[test]
