@@ -170,7 +170,7 @@ fn a_copy_is_the_backup_byte_by_byte_and_restores_alone() {
     assert!(contents(&from) == before, "the source was changed");
     world.is_copied(&id, &from, &to);
     world.is_tidy(&to);
-    assert_eq!(manifests(&to), [id.clone()]);
+    assert_eq!(manifests(&to), [id.as_str()]);
     let data: u64 = DATA.iter().map(|ending| fs::metadata(object(&from, &id, ending)).unwrap().len()).sum();
     let document = outcome.json();
     let told = item(&document, &id);
@@ -204,7 +204,7 @@ fn missing_is_what_is_lacking_and_the_rest_is_left_alone() {
     let (from, to) = (world.first(), world.path("second"));
     world.copy(&["latest", "-d", "shop"], &[&from], &to).succeeds();
     let newest = world.shop[1].clone();
-    assert_eq!(manifests(&to), [newest.clone()]);
+    assert_eq!(manifests(&to), [newest.as_str()]);
     let inode = fs::metadata(object(&to, &newest, ".dump.zst")).unwrap().ino();
 
     let document = world.copy(&["--missing", "-d", "shop"], &[&from], &to).succeeds().json();
@@ -509,8 +509,8 @@ async fn one_copy_of_an_instance_into_a_repository_at_a_time() {
 
 /// Death at moments that nobody chose; which they were, the seed says. What is copied at last is what was to be copied,
 /// whatever was left by how many deaths.
-#[test]
-fn death_at_any_moment() {
+#[tokio::test]
+async fn death_at_any_moment() {
     let world = World::new();
     let from = world.first();
     // Something to carry: backups of some size take longer than the program takes to start.
@@ -535,7 +535,7 @@ fn death_at_any_moment() {
         for _ in 0..4 {
             let moment = whole.mul_f64(random.random_range(0.0..1.0));
             let mut child = world.copying(&["--missing"], &[&from], &to).spawn();
-            std::thread::sleep(moment);
+            tokio::time::sleep(moment).await;
             let _ = child.kill();
             killed += u32::from(!child.wait().unwrap().success());
             for id in manifests(&to) {
@@ -550,7 +550,9 @@ fn death_at_any_moment() {
         let items = document["items"].as_array().unwrap();
         kept += items.iter().filter(|item| item["keptBytes"] != 0 || item["action"] == "skipped").count();
         assert_eq!(manifests(&to), all, "round {round}");
-        all.iter().for_each(|id| world.is_copied(id, &from, &to));
+        for id in &all {
+            world.is_copied(id, &from, &to);
+        }
         world.is_tidy(&to);
         let main = tree(&to.join("main"));
         assert!(!main.iter().any(|name| name.contains("unfinished")), "{main:?}");
