@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
+use pgkeep::command::dump::{Compress, PartSize};
+use pgkeep::error::Error;
 
 use super::completion::backup_ids;
 
@@ -39,7 +41,12 @@ pub struct Common {
     #[arg(long, short = '?', global = true, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
 
-    /// A repository: a directory path that contains a `/`; give it several times to name several
+    /// The configuration file (default: $PGKEEP_CONFIG, else /etc/pgkeep/pgkeep.toml where it exists)
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+
+    /// A repository: the path of a directory, which contains a `/`; s3://BUCKET/PREFIX, oss://BUCKET/PREFIX or
+    /// rclone:REMOTE:PATH; or the name of a configured one. Several times to name several (default: all configured ones)
     #[arg(long, global = true, value_name = "ADDRESS", value_hint = clap::ValueHint::DirPath)]
     pub repo: Vec<String>,
 
@@ -132,6 +139,7 @@ Examples:
   pgkeep dump -h db.example.com -U backup --all --repo /backups --instance site
   pgkeep dump --repo /backups \\
     -d 'postgresql://backup@db.example.com/shop?sslmode=verify-full'
+  pgkeep dump -d shop --repo /backups --split 2G
   pgkeep dump -d shop --repo /backups --dry-run
 
 The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
@@ -144,9 +152,13 @@ pub struct DumpArgs {
     #[arg(long)]
     pub all: bool,
 
-    /// Compression: zstd or zstd:LEVEL (1 to 19)
-    #[arg(long, value_name = "METHOD", default_value = "zstd:3", value_parser = zstd_level)]
-    pub compress: i32,
+    /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump
+    #[arg(long, value_name = "METHOD", default_value = "zstd:3", value_parser = compress)]
+    pub compress: Compress,
+
+    /// Store the archive in numbered parts of at most this size: 500M, 2G (powers of 1024), 2GB (of 1000)
+    #[arg(long, value_name = "SIZE", value_parser = part_size)]
+    pub split: Option<PartSize>,
 
     /// Threads that compress (default: the processors of this machine, at most 8)
     #[arg(long, value_name = "N")]
@@ -377,14 +389,26 @@ fn duration(text: &str) -> Result<Duration, String> {
     milliseconds.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
 }
 
-/// `zstd` or `zstd:LEVEL`.
-fn zstd_level(text: &str) -> Result<i32, String> {
-    let level = match text.split_once(':') {
-        None if text == "zstd" => return Ok(3),
-        Some(("zstd", level)) => level.parse().ok(),
-        _ => None,
+/// `zstd`, `zstd:LEVEL`, `gzip` or `gzip:LEVEL`; without a level that of the tool.
+fn compress(text: &str) -> Result<Compress, String> {
+    let (method, level) = match text.split_once(':') {
+        None => (text, None),
+        Some((method, level)) => (method, Some(level.parse::<u8>().ok())),
     };
-    level.filter(|level| (1..=19).contains(level)).ok_or_else(|| format!("{text:?} is not zstd or zstd:1 to zstd:19"))
+    match (method, level) {
+        ("zstd", None) => Ok(Compress::Zstd { level: 3 }),
+        ("zstd", Some(Some(level @ 1..=19))) => Ok(Compress::Zstd { level: level.into() }),
+        ("gzip", None) => Ok(Compress::ByPgDump { level: 6 }),
+        ("gzip", Some(Some(level @ 0..=9))) => Ok(Compress::ByPgDump { level }),
+        _ => Err(format!("{text:?} is not zstd, zstd:1 to zstd:19, gzip or gzip:0 to gzip:9")),
+    }
+}
+
+fn part_size(text: &str) -> Result<PartSize, String> {
+    text.parse().map_err(|error: Error| match error.next_step() {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -539,9 +563,12 @@ mod tests {
         for wrong in ["", "s", "-1", "1.5s", "1d", "99999999999999999999", "18446744073709551615h", "1 s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
-        assert_eq!((zstd_level("zstd"), zstd_level("zstd:19")), (Ok(3), Ok(19)));
-        for wrong in ["", "gzip", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "3"] {
-            assert!(zstd_level(wrong).is_err(), "{wrong:?}");
+        let zstd = |level| Ok(Compress::Zstd { level });
+        assert_eq!((compress("zstd"), compress("zstd:19")), (zstd(3), zstd(19)));
+        let gzip = |level| Ok(Compress::ByPgDump { level });
+        assert_eq!((compress("gzip"), compress("gzip:0"), compress("gzip:9")), (gzip(6), gzip(0), gzip(9)));
+        for wrong in ["", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "3", "gzip:", "gzip:10", "gzip:-1", "lz4", "none"] {
+            assert!(compress(wrong).is_err(), "{wrong:?}");
         }
     }
 }

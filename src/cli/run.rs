@@ -12,6 +12,7 @@ use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::command::{Context, Outcome};
 use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
+use pgkeep::config::load::{Configuration, Flags, load};
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{DumpStem, Ending, InstanceName, ObjectName, StateDirectory, StoredName};
@@ -22,6 +23,7 @@ use tracing_subscriber::fmt::time::ChronoUtc;
 
 use super::arguments::{Cli, Common, RestoreVerb, Verb, Work};
 use super::output::{self, Told};
+use super::verbs::Request;
 use super::{progress, signals, usage, verbs};
 
 /// The variable by which a shell asks for completions.
@@ -119,16 +121,17 @@ async fn command(common: Common, work: Work) -> ExitCode {
     let (started_at, stopwatch) = (clock.now(), Instant::now());
     let mut screen =
         Screen { json: common.json, quiet: common.quiet, command: name_of_work(&work), started_at, stopwatch };
-    let context = match context(&common, screen.shows_progress()) {
-        Ok(context) => context,
+    let (context, configuration) = match prepare(&common, &screen) {
+        Ok(prepared) => prepared,
         Err(error) => return screen.fail(&error),
     };
+    let request = Request { common, configuration };
     match work {
-        Work::Dump(args) => verbs::dump(&mut screen, &context, &common, args).await,
-        Work::Restore(verb) => verbs::restore(&mut screen, &context, &common, verb).await,
-        Work::Verify(args) => verbs::verify(&mut screen, &context, &common, args).await,
-        Work::Report(args) => verbs::report(&mut screen, &context, &common, args).await,
-        Work::Check(args) => verbs::check(&mut screen, &context, &common, args).await,
+        Work::Dump(args) => verbs::dump(&mut screen, &context, &request, args).await,
+        Work::Restore(verb) => verbs::restore(&mut screen, &context, &request, verb).await,
+        Work::Verify(args) => verbs::verify(&mut screen, &context, &request, args).await,
+        Work::Report(args) => verbs::report(&mut screen, &context, &request, args).await,
+        Work::Check(args) => verbs::check(&mut screen, &context, &request, args).await,
     }
 }
 
@@ -150,17 +153,21 @@ fn name_of_work(work: &Work) -> &'static str {
     }
 }
 
-fn context(common: &Common, shows_progress: bool) -> Result<Context> {
+/// The surroundings of a command, and the configuration in force.
+fn prepare(common: &Common, screen: &Screen) -> Result<(Context, Configuration)> {
     let interrupt = Interrupt::default();
     signals::listen(interrupt.clone()).doing(Kind::Unexpected, || "listen for signals")?;
-    let how = if shows_progress { common.progress } else { super::arguments::Progress::None };
+    let how = if screen.shows_progress() { common.progress } else { super::arguments::Progress::None };
     let (monitor, bars) = progress::monitor(how, std::io::stderr().is_terminal());
     log_to_stderr(common, bars);
     let environment = Environment::of_process();
+    let flags = Flags { config: common.config.clone(), repositories: common.repo.clone() };
+    let configuration = load(&flags, &environment)?;
+    configuration.notices.iter().for_each(|notice| screen.notice(notice));
     let state = StateDirectory::open(directories::state(&environment)?)?;
     let host = rustix::system::uname().nodename().to_string_lossy().split('.').next().unwrap_or_default().to_owned();
     let (clock, patience) = (Arc::new(SystemClock), Patience::default());
-    Ok(Context { clock, monitor, interrupt, environment, state, host, patience })
+    Ok((Context { clock, monitor, interrupt, environment, state, host, patience }, configuration))
 }
 
 /// Log lines go to standard error, above the bars if there are any.
@@ -204,6 +211,13 @@ impl Screen {
             command: self.command,
             started_at: self.started_at,
             duration_seconds: self.stopwatch.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// What its user should know before anything starts; with `--json`, too, since it is no part of the answer.
+    fn notice(&self, notice: &str) {
+        if !self.quiet {
+            output::say(&output::harmless(notice));
         }
     }
 

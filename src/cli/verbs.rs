@@ -9,6 +9,7 @@ mod verify;
 use std::num::NonZeroUsize;
 
 use pgkeep::config::directories;
+use pgkeep::config::load::{Configuration, Source};
 use pgkeep::error::{Error, Kind, Result};
 use pgkeep::pg::conninfo::ConnectionFlags;
 use pgkeep::pg::tools::Search;
@@ -28,22 +29,43 @@ pub use verify::verify;
 /// More threads than this only take memory: reading and hashing bound the rest.
 const MOST_THREADS: usize = 8;
 
+/// What was asked for: the flags that every command has, and the configuration that completes them.
+pub struct Request {
+    pub common: Common,
+    pub configuration: Configuration,
+}
+
 /// The repositories that a command needs.
-fn repositories(common: &Common) -> Result<Vec<Place>> {
-    let places = named_repositories(common)?;
+fn repositories(request: &Request) -> Result<Vec<Place>> {
+    let places = named_repositories(request)?;
     if places.is_empty() {
-        return Err(Error::usage("no repository is named").hint("name a directory, such as --repo /backups"));
+        let hint = match request.configuration.origin.path() {
+            Some(path) => format!("{} configures none; name a directory, such as --repo /backups", path.display()),
+            None => "name a directory, such as --repo /backups, or configure one in /etc/pgkeep/pgkeep.toml".to_owned(),
+        };
+        return Err(Error::usage("no repository is named").hint(hint));
     }
     Ok(places)
 }
 
-/// The repositories that are named, each once.
-fn named_repositories(common: &Common) -> Result<Vec<Place>> {
+/// The repositories that are named, on the command line or else in the configuration, each once.
+fn named_repositories(request: &Request) -> Result<Vec<Place>> {
+    let configured = match &request.configuration.source {
+        Source::Repositories(repositories) => repositories,
+        Source::EnvFile(_) => {
+            return Err(Error::usage("this command does not work by BACKUP_ENV_FILE")
+                .hint("name the repository with --repo, or unset BACKUP_ENV_FILE"));
+        }
+    };
     let mut places: Vec<Place> = Vec::new();
-    for typed in &common.repo {
-        let place = Place::at(typed)?;
-        if places.iter().any(|other| other.address == place.address) {
-            return Err(Error::usage(format!("repository {} is named twice", place.name)).hint("name it once"));
+    for repository in configured {
+        let place = Place::configured(repository)?;
+        if let Some(other) = places.iter().find(|other| other.address == place.address) {
+            let what = match other.name == place.name {
+                true => format!("repository {} is named twice", place.name),
+                false => format!("{} and {} are one repository", other.name, place.name),
+            };
+            return Err(Error::usage(what).hint("name it once"));
         }
         places.push(place);
     }
@@ -51,13 +73,13 @@ fn named_repositories(common: &Common) -> Result<Vec<Place>> {
 }
 
 /// The instance that a writing verb works on.
-fn instance(common: &Common) -> Result<InstanceName> {
-    named_instance(common)?.map_or_else(|| parse_instance("main"), Ok)
+fn instance(request: &Request) -> Result<InstanceName> {
+    named_instance(request)?.map_or_else(|| parse_instance("main"), Ok)
 }
 
 /// The instance that a reading verb is limited to.
-fn named_instance(common: &Common) -> Result<Option<InstanceName>> {
-    common.instance.as_deref().map(parse_instance).transpose()
+fn named_instance(request: &Request) -> Result<Option<InstanceName>> {
+    request.common.instance.as_deref().map(parse_instance).transpose()
 }
 
 fn parse_instance(name: &str) -> Result<InstanceName> {

@@ -1,10 +1,13 @@
 //! The repositories that a command is told of.
 
+use std::sync::Arc;
+
 use super::Context;
-use crate::error::{Error, Kind, Result};
+use crate::config::file::{self, ConfiguredRepository};
+use crate::error::{Doing as _, Error, Kind, Result};
 use crate::process::shell_word;
-use crate::repo::Repository;
-use crate::storage::{Address, Fault, Missing};
+use crate::repo::{Repository, RepositoryId};
+use crate::storage::{Address, Credentials, Fault, Missing, Storage};
 
 /// What must be proven before the manifest is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,26 +24,66 @@ pub struct Place {
     /// What its user calls it: a configured name, else the address.
     pub name: String,
     pub address: Address,
+    /// Which repository has to be there, where the configuration says so: anything else is a disk that is not mounted.
+    pub id: Option<RepositoryId>,
+    /// What the configuration wants proven there.
+    pub check: Option<Check>,
 }
 
 impl Place {
     /// A repository that is named by its address alone.
     pub fn at(address: &str) -> Result<Self> {
         let address = Address::parse(address)?;
-        Ok(Self { name: address.to_string(), address })
+        Ok(Self { name: address.to_string(), address, id: None, check: None })
+    }
+
+    /// A repository of `pgkeep.toml`, or one of `--repo` that has no settings but its address.
+    pub fn configured(repository: &ConfiguredRepository) -> Result<Self> {
+        let ConfiguredRepository { name, address, id, credentials, check } = repository;
+        if name == address {
+            return Self::at(address);
+        }
+        let doing = || format!("use repository {name}");
+        let credentials = match credentials {
+            file::Credentials::Chain => None,
+            file::Credentials::File(path) => Some(Credentials::File(path.clone())),
+            file::Credentials::Command(words) => Some(Credentials::Command(words.clone())),
+        };
+        let address = Address::parse(address).doing(Kind::Usage, doing)?;
+        let address = match credentials {
+            Some(credentials) => address.with_credentials(credentials).doing(Kind::Usage, doing)?,
+            None => address,
+        };
+        let id =
+            id.as_deref().map(str::parse).transpose().doing(Kind::Usage, || format!("read id of repository {name}"))?;
+        let check = check.map(|level| match level {
+            file::CheckLevel::Decode => Check::Decode,
+            file::CheckLevel::ReadBack => Check::ReadBack,
+        });
+        Ok(Self { name: name.clone(), address, id, check })
     }
 
     /// The repository, for a command that reads it.
     pub async fn open(&self, context: &Context) -> Result<Repository> {
         match self.address.open(&context.access(), Missing::Refuse).await {
-            Ok(storage) => Ok(Repository::open(storage, &context.state).await?.named(&self.name)),
+            Ok(storage) => self.open_in(storage, context).await,
             // Nothing is there. Whether a disk is not mounted or a name mistyped depends on our having stored there before.
             Err(error) if error.fault == Fault::NotFound => Err(self.absent(context)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The repository, for a command that stores something: the first one creates it.
+    /// The repository in a store that is open.
+    pub async fn open_in(&self, storage: Arc<dyn Storage>, context: &Context) -> Result<Repository> {
+        let found = match Repository::open(storage, &context.state).await {
+            Err(error) if error.kind == Kind::NoSuchBackup => return Err(self.absent(context)),
+            opened => opened?,
+        };
+        self.expected(found)
+    }
+
+    /// The repository, for a command that stores something: the first one creates it, but not where the configuration
+    /// says which one is there.
     pub async fn open_or_create(&self, context: &Context) -> Result<Repository> {
         let storage = match self.address.open(&context.access(), Missing::Refuse).await {
             Err(error) if error.fault == Fault::NotFound => {
@@ -53,20 +96,42 @@ impl Place {
             }
             opened => opened,
         }?;
-        let repository = Repository::open_or_create(storage, &context.state).await?;
-        Ok(repository.named(&self.name))
+        if self.id.is_some() {
+            self.open_in(Arc::clone(&storage), context).await?;
+        }
+        self.expected(Repository::open_or_create(storage, &context.state).await?)
+    }
+
+    fn expected(&self, found: Repository) -> Result<Repository> {
+        match &self.id {
+            Some(id) if id != found.id() => {
+                let (address, found) = (found.address(), found.id());
+                let action = format!("{address} holds repository {found}, {} is to be {id}", self.name);
+                Err(Error::refused(action).hint(format!("{ANOTHER_DISK} write id = \"{found}\" for {}", self.name)))
+            }
+            _ => Ok(found.named(&self.name)),
+        }
     }
 
     /// What a dump proves there unless it is told otherwise: reading again is cheap where the bytes lie at hand.
     pub fn default_check(&self) -> Check {
-        if self.address.is_local() { Check::ReadBack } else { Check::Decode }
+        let by_nature = if self.address.is_local() { Check::ReadBack } else { Check::Decode };
+        self.check.unwrap_or(by_nature)
     }
 
     /// What it means that nothing is there.
     pub fn absent(&self, context: &Context) -> Error {
-        Repository::absent(&self.address.to_string(), &context.state)
+        match &self.id {
+            Some(id) => {
+                let action = format!("{} has no pgkeep.json, {} is to be repository {id}", self.address, self.name);
+                Error::refused(action).hint(format!("{ANOTHER_DISK} remove the id of {}", self.name))
+            }
+            None => Repository::absent(&self.address.to_string(), &context.state),
+        }
     }
 }
+
+const ANOTHER_DISK: &str = "an unmounted disk? Mount it; if the repository was replaced on purpose,";
 
 /// `--repo A --repo B`: what a proposed command has to say so that it looks in the same places.
 pub fn repo_flags(places: &[Place]) -> String {

@@ -4,6 +4,7 @@
 //! replaces the configured repositories and adds none; with `--config` it switches the env file off, since a command
 //! that names its repository must not store into two.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::env_file::EnvFile;
@@ -22,6 +23,7 @@ pub struct Flags {
 /// The configuration in force.
 #[derive(Clone, Debug)]
 pub struct Configuration {
+    pub origin: Origin,
     pub source: Source,
     /// What its user should know before anything starts, a line each.
     pub notices: Vec<String>,
@@ -32,6 +34,42 @@ pub enum Source {
     /// The named repositories: those of `--repo`, else those of the file. None: nothing is configured.
     Repositories(Vec<ConfiguredRepository>),
     EnvFile(Box<EnvFile>),
+}
+
+/// The file that is in force, and by whose word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// No file is in force.
+    Nothing,
+    /// `--config`
+    Flag(PathBuf),
+    /// `$PGKEEP_CONFIG`
+    Variable(PathBuf),
+    /// [`DEFAULT_FILE`]
+    Default(PathBuf),
+    /// `$BACKUP_ENV_FILE`
+    EnvFile(PathBuf),
+}
+
+impl Origin {
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Nothing => None,
+            Self::Flag(path) | Self::Variable(path) | Self::Default(path) | Self::EnvFile(path) => Some(path),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "no configuration file is in force",
+            Self::Flag(_) => "in force, named by --config",
+            Self::Variable(_) => "in force, named by PGKEEP_CONFIG",
+            Self::Default(_) => "in force: nothing names another one",
+            Self::EnvFile(_) => "in force, named by BACKUP_ENV_FILE",
+        })
+    }
 }
 
 /// The file that is read where nothing names another one.
@@ -53,24 +91,27 @@ fn load_with_default(flags: &Flags, environment: &Environment, default_file: &Pa
         };
         match switched_off {
             None => {
-                let env_file = EnvFile::read(&env_file, environment)?;
-                return Ok(Configuration { source: Source::EnvFile(Box::new(env_file)), notices });
+                let read = EnvFile::read(&env_file, environment)?;
+                let (origin, source) = (Origin::EnvFile(env_file), Source::EnvFile(Box::new(read)));
+                return Ok(Configuration { origin, source, notices });
             }
             Some(flag) => notices.push(format!("BACKUP_ENV_FILE is set and not used: {flag} takes its place")),
         }
     }
-    let file = match flags.config.clone().or_else(|| named("PGKEEP_CONFIG")) {
-        Some(path) => Some(ConfigFile::read(&path)?),
+    let origin = match (flags.config.clone(), named("PGKEEP_CONFIG")) {
+        (Some(path), _) => Origin::Flag(path),
+        (None, Some(path)) => Origin::Variable(path),
         // One that cannot be looked at is not one that is missing.
-        None if default_file.try_exists().unwrap_or(true) => Some(ConfigFile::read(default_file)?),
-        None => None,
+        (None, None) if default_file.try_exists().unwrap_or(true) => Origin::Default(default_file.to_owned()),
+        (None, None) => Origin::Nothing,
     };
+    let file = origin.path().map(ConfigFile::read).transpose()?;
     let repositories = if flags.repositories.is_empty() {
         file.map(|file| file.repositories).unwrap_or_default()
     } else {
         flags.repositories.iter().map(|typed| of_flag(typed, file.as_ref())).collect::<Result<_>>()?
     };
-    Ok(Configuration { source: Source::Repositories(repositories), notices })
+    Ok(Configuration { origin, source: Source::Repositories(repositories), notices })
 }
 
 /// An address, or the name of a configured repository: a word without `/` and `:`.
@@ -137,6 +178,7 @@ mod tests {
                 _ => (*name, self.path("variable")),
             });
             let loaded = load_with_default(&flags, &Environment::from_pairs(pairs), &self.path(default))?;
+            assert_eq!(matches!(loaded.origin, Origin::EnvFile(_)), matches!(loaded.source, Source::EnvFile(_)));
             let names = match loaded.source {
                 Source::EnvFile(_) => vec!["env file".to_owned()],
                 Source::Repositories(repositories) => repositories.into_iter().map(|one| one.name).collect(),

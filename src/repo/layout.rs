@@ -253,6 +253,12 @@ impl Ending {
         }
     }
 
+    /// Whether the script that pgkeep takes the place of (see [`super::FlatLayout`]) stores under this name, too.
+    pub fn is_of_script(self) -> bool {
+        let plain = Packing::Plain;
+        [Self::archive(plain), Self::Checksum { packing: plain }, Self::Globals { packing: plain }].contains(&self)
+    }
+
     /// Splits a file name into what may be a stem and the ending.
     fn split(file: &str) -> Option<(&str, Self)> {
         let fixed = [(MANIFEST, Self::Manifest), (DETAILS, Self::Details)];
@@ -624,9 +630,9 @@ pub enum Folder {
 }
 
 impl Folder {
-    const ALL: [Self; 5] = [Self::Lineages, Self::Intents, Self::Dumps, Self::Proofs, Self::Runs];
+    pub(super) const ALL: [Self; 5] = [Self::Lineages, Self::Intents, Self::Dumps, Self::Proofs, Self::Runs];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Lineages => "lineages",
             Self::Intents => "intents",
@@ -660,7 +666,7 @@ fn prefix(folder: String) -> Prefix {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -669,7 +675,7 @@ mod tests {
     }
 
     /// Names that people and attackers give: any characters, and pieces of our own grammar.
-    fn nasty() -> impl Strategy<Value = String> {
+    pub fn nasty() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             any::<char>().prop_map(String::from),
             "[a-zA-Z0-9 _.~%/=-]{0,12}",
@@ -700,7 +706,7 @@ mod tests {
         ]
     }
 
-    fn stored_name() -> impl Strategy<Value = StoredName> {
+    pub fn stored_name() -> impl Strategy<Value = StoredName> {
         let instance = || "[a-z0-9][a-z0-9_-]{0,62}".prop_map(|s| s.parse::<InstanceName>().unwrap());
         let stem = || (nasty(), stamp(), nasty()).prop_map(|(db, at, host)| DumpStem::new(&db, at, &host));
         let proof = (stamp(), proptest::sample::select(&Level::ALL), proptest::sample::select(&Verdict::ALL))

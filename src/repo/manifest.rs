@@ -462,6 +462,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_manifest_of_as_many_parts_as_there_are_numbers_is_read() {
+        let at = "2025-01-31T02:03:04Z".parse().unwrap();
+        // Names as long as they come.
+        let (main, database) = ("main".parse().unwrap(), "d".repeat(100));
+        let mut manifest = sample(&main, &database, at);
+        let stem = DumpStem::new(&database, Stamp::of(at), &"h".repeat(32));
+        manifest.id = (&stem).into();
+        let numbers = std::iter::successors(Some(PartNumber::FIRST), |number| number.next());
+        let ending = |number| Ending::Archive { packing: Packing::Zstd, part: Some(number) };
+        let stored = Fingerprint { size_bytes: 1 << 40, ..Fingerprint::of(b"x") };
+        manifest.objects = numbers.map(|number| StoredObject::new(&stem, ending(number), stored)).collect();
+        assert_eq!(manifest.objects.len(), 9999);
+        let body = manifest.to_json().unwrap();
+        assert!((body.len() as u64) < document::LIMIT_BYTES, "{}", body.len());
+        assert_eq!(DumpManifest::from_json(&body, &main, &stem).unwrap(), manifest);
+    }
+
+    #[test]
     fn compression_says_who_did_it() {
         let json = |compression: Compression| serde_json::to_string(&compression).unwrap();
         assert_eq!(json(Compression::zstd(3)), r#"{"method":"zstd","level":3}"#);

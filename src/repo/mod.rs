@@ -10,6 +10,7 @@ mod backup;
 mod catalogue;
 mod details;
 mod document;
+mod flat;
 mod intent;
 mod layout;
 mod leftovers;
@@ -37,6 +38,7 @@ pub use backup::BackupWriter;
 pub use catalogue::{Backup, Catalogue, Defect, Entry, Unreadable};
 pub use details::DumpDetails;
 pub use document::FORMAT;
+pub use flat::{FlatLayout, FlatStorage};
 pub use intent::{
     Claim, Intent, IntentDocument, LIMIT as INTENT_LIMIT, Liveness, OWNER_LIMIT as INTENT_OWNER_LIMIT, SeenIntent,
     intents, judged_intents, liveness,

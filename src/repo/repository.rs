@@ -12,7 +12,7 @@ use super::document::{self, FORMAT};
 use super::layout::StoredName;
 use super::state::{RepositoryId, StateDirectory};
 use crate::error::{Doing as _, Error, Kind, Result};
-use crate::storage::{CreateOnly, Fault, Prefix, Storage};
+use crate::storage::{CreateOnly, Fault, ObjectMeta, Prefix, Storage};
 
 /// `pgkeep.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,7 +157,13 @@ fn another_place(action: String, remembered: &std::path::Path) -> Error {
 /// A place that holds backups and no marker is a repository that lost it: a new id would make strangers of them.
 async fn refuse_strangers(storage: &dyn Storage) -> Result<()> {
     let listed = storage.list(&Prefix::root()).await?;
-    match listed.iter().find(|object| StoredName::parse(&object.key).is_some_and(|name| name != StoredName::Marker)) {
+    let is_of_repository = |object: &&ObjectMeta| match StoredName::parse(&object.key) {
+        // Dumps of the script that came before us do not make a repository; ours lie beside a manifest and details.
+        Some(StoredName::Dump { name, .. }) => !name.ending.is_of_script(),
+        Some(name) => name != StoredName::Marker,
+        None => false,
+    };
+    match listed.iter().find(is_of_repository) {
         None => Ok(()),
         // Another creator was faster, and has stored already.
         Some(_) if document::head_if_there(storage, &StoredName::Marker.key()).await?.is_some() => Ok(()),

@@ -27,12 +27,16 @@ const READ_BYTES: usize = 256 << 10;
 const SHORT_READ_BYTES: usize = 16 << 10;
 const PAUSE: Duration = Duration::from_micros(200);
 
+/// Of a stream that is not compressed.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// Frames that may wait for the consumer.
 const FRAMES_WAITING: usize = 2;
 
 /// A compressed stream in the making. Dropping it ends the threads as soon as `input` returns from a read.
 #[derive(Debug)]
 pub struct Compressor<O> {
+    work: &'static str,
     frames: async_channel::Receiver<Bytes>,
     verdict: Verdict<Compressed<O>>,
     totals: Option<Compressed<O>>,
@@ -71,11 +75,26 @@ where
         // One block per worker, one that waits for a worker, one that is being filled.
         start(format!("compress-{number}"), move || work(encoder, &queue, &spare))?;
     }
-    let reader =
-        Reader { input, observer, plain: Fingerprinter::new(), task, spares, blocks_left: threads + 2, jobs, order };
+    let source = Source { input, observer, plain: Fingerprinter::new(), task };
+    let reader = Reader { source, spares, blocks_left: threads + 2, jobs, order };
     start("compress-read".to_owned(), move || reader.run())?;
     start("compress-send".to_owned(), move || drop(tell.send(collect(&in_order, &send))))?;
-    Ok(Compressor { frames, verdict, totals: None })
+    Ok(Compressor { work: WORK, frames, verdict, totals: None })
+}
+
+/// As [`compress`], for a stream that is stored as it comes: what is read is observed, hashed and handed over in pieces
+/// of 1 MiB. Memory: three of them.
+pub fn relay<R, O>(input: R, observer: O, task: Arc<dyn Task>) -> Result<Compressor<O>>
+where
+    R: Read + Send + 'static,
+    O: Observer + 'static,
+{
+    let work = "read the stream";
+    let (tell, verdict) = Verdict::new(work);
+    let (send, frames) = async_channel::channel(FRAMES_WAITING);
+    let source = Source { input, observer, plain: Fingerprinter::new(), task };
+    start("relay".to_owned(), move || drop(tell.send(source.relay(&send))))?;
+    Ok(Compressor { work, frames, verdict, totals: None })
 }
 
 impl<O> Compressor<O> {
@@ -95,7 +114,7 @@ impl<O> Compressor<O> {
     pub async fn finish(mut self) -> Result<Compressed<O>> {
         self.frames.close();
         if self.frames.try_recv().is_ok() {
-            return Err(Error::new(Kind::Unexpected, format!("{WORK}: it was not taken to its end")));
+            return Err(Error::new(Kind::Unexpected, format!("{}: it was not taken to its end", self.work)));
         }
         match self.totals {
             Some(totals) => Ok(totals),
@@ -119,49 +138,15 @@ enum Item<O> {
     Failed(Error),
 }
 
-struct Reader<R, O> {
+/// What is read, seen and hashed.
+struct Source<R, O> {
     input: R,
     observer: O,
     plain: Fingerprinter,
     task: Arc<dyn Task>,
-    spares: Receiver<Vec<u8>>,
-    blocks_left: usize,
-    jobs: SyncSender<Job>,
-    order: SyncSender<Item<O>>,
 }
 
-/// A later stage is gone; its own error is the one that counts.
-struct Gone;
-
-impl<R: Read, O: Observer> Reader<R, O> {
-    fn run(mut self) {
-        let end = loop {
-            let Some(mut block) = self.block() else { return };
-            let offset = self.plain.size_bytes();
-            let len = match self.fill(&mut block) {
-                Ok(len) => len,
-                Err(error) => break Item::Failed(error),
-            };
-            // An empty stream is one empty frame: no stored object is empty.
-            if (len > 0 || offset == 0) && self.submit(block, len, offset).is_err() {
-                return;
-            }
-            if len < BLOCK_BYTES {
-                break Item::End { plain: self.plain.finish(), observer: self.observer };
-            }
-        };
-        // A collector that is gone has told its own error.
-        let _ = self.order.send(end);
-    }
-
-    fn block(&mut self) -> Option<Vec<u8>> {
-        if self.blocks_left > 0 {
-            self.blocks_left -= 1;
-            return Some(vec![0; BLOCK_BYTES]);
-        }
-        self.spares.recv().ok()
-    }
-
+impl<R: Read, O: Observer> Source<R, O> {
     /// Reads a whole block, or what is left of the input.
     fn fill(&mut self, block: &mut [u8]) -> Result<usize> {
         let mut filled = 0;
@@ -189,6 +174,62 @@ impl<R: Read, O: Observer> Reader<R, O> {
         Ok(filled)
     }
 
+    fn relay(mut self, send: &async_channel::Sender<Bytes>) -> Result<Compressed<O>> {
+        loop {
+            let mut piece = vec![0; PIECE_BYTES];
+            let len = self.fill(&mut piece)?;
+            piece.truncate(len);
+            if len > 0 {
+                send.blocking_send(piece.into()).map_err(|_| not_taken())?;
+            }
+            if len < PIECE_BYTES {
+                let plain = self.plain.finish();
+                return Ok(Compressed { plain, stored: plain, observer: self.observer });
+            }
+        }
+    }
+}
+
+struct Reader<R, O> {
+    source: Source<R, O>,
+    spares: Receiver<Vec<u8>>,
+    blocks_left: usize,
+    jobs: SyncSender<Job>,
+    order: SyncSender<Item<O>>,
+}
+
+/// A later stage is gone; its own error is the one that counts.
+struct Gone;
+
+impl<R: Read, O: Observer> Reader<R, O> {
+    fn run(mut self) {
+        let end = loop {
+            let Some(mut block) = self.block() else { return };
+            let offset = self.source.plain.size_bytes();
+            let len = match self.source.fill(&mut block) {
+                Ok(len) => len,
+                Err(error) => break Item::Failed(error),
+            };
+            // An empty stream is one empty frame: no stored object is empty.
+            if (len > 0 || offset == 0) && self.submit(block, len, offset).is_err() {
+                return;
+            }
+            if len < BLOCK_BYTES {
+                break Item::End { plain: self.source.plain.finish(), observer: self.source.observer };
+            }
+        };
+        // A collector that is gone has told its own error.
+        let _ = self.order.send(end);
+    }
+
+    fn block(&mut self) -> Option<Vec<u8>> {
+        if self.blocks_left > 0 {
+            self.blocks_left -= 1;
+            return Some(vec![0; BLOCK_BYTES]);
+        }
+        self.spares.recv().ok()
+    }
+
     fn submit(&mut self, plain: Vec<u8>, len: usize, offset: u64) -> Result<(), Gone> {
         let (reply, frame) = sync_channel(1);
         self.order.send(Item::Frame { offset, frame }).map_err(|_| Gone)?;
@@ -205,6 +246,10 @@ fn work(mut encoder: ProvingEncoder, queue: &Mutex<Receiver<Job>>, spare: &Sende
     }
 }
 
+fn not_taken() -> Error {
+    Error::new(Kind::Unexpected, "hand over the stream: nobody takes it any more")
+}
+
 fn collect<O>(in_order: &Receiver<Item<O>>, send: &async_channel::Sender<Bytes>) -> Result<Compressed<O>> {
     let mut stored = Fingerprinter::new();
     for item in in_order {
@@ -213,8 +258,7 @@ fn collect<O>(in_order: &Receiver<Item<O>>, send: &async_channel::Sender<Bytes>)
                 let action = || format!("compress the block at byte {offset}");
                 let frame = frame.recv().map_err(|_| vanished(&action()))??;
                 stored.update(&frame);
-                send.blocking_send(frame)
-                    .map_err(|_| Error::new(Kind::Unexpected, format!("{WORK}: nobody takes it any more")))?;
+                send.blocking_send(frame).map_err(|_| not_taken())?;
             }
             Item::End { plain, observer } => return Ok(Compressed { plain, stored: stored.finish(), observer }),
             Item::Failed(error) => return Err(error),

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! input -> reader -> workers -> collector -> Compressor::next      (fingerprints before and after)
+//! input -> reader -> Compressor::next                              (a stream that is stored as it comes)
 //! Decompressor::push -> splitter -> workers -> writer -> output    (fingerprints before and after)
 //!                    -> writer -> output                           (a stream that is not compressed)
 //! ```
@@ -21,7 +22,7 @@ mod threads;
 
 use std::num::NonZeroUsize;
 
-pub use compress::{Compressed, Compressor, compress};
+pub use compress::{Compressed, Compressor, compress, relay};
 pub use decompress::{Decompressed, Decompressor, decompress, pass};
 
 use crate::error::Result;

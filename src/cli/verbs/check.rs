@@ -9,14 +9,15 @@ use pgkeep::command::finding::Finding;
 use pgkeep::command::{Context, Outcome};
 use pgkeep::error::Result;
 
-use crate::cli::arguments::{CheckArgs, Common};
+use crate::cli::arguments::CheckArgs;
 use crate::cli::run::Screen;
+use crate::cli::verbs::Request;
 
 /// How many findings of one kind are printed; the JSON document has them all.
 const SHOWN_OF_A_KIND: usize = 20;
 
-pub async fn check(screen: &mut Screen, context: &Context, common: &Common, args: CheckArgs) -> ExitCode {
-    let options = match options(context, common, args) {
+pub async fn check(screen: &mut Screen, context: &Context, request: &Request, args: CheckArgs) -> ExitCode {
+    let options = match options(context, request, args) {
         Ok(options) => options,
         Err(error) => return screen.fail(&error),
     };
@@ -26,10 +27,11 @@ pub async fn check(screen: &mut Screen, context: &Context, common: &Common, args
     }
 }
 
-fn options(context: &Context, common: &Common, args: CheckArgs) -> Result<Options> {
+fn options(context: &Context, request: &Request, args: CheckArgs) -> Result<Options> {
     Ok(Options {
-        instance: super::instance(common)?,
-        repositories: super::named_repositories(common)?,
+        configuration: request.configuration.origin.clone(),
+        instance: super::instance(request)?,
+        repositories: super::named_repositories(request)?,
         connection: super::flags(&args.connection),
         connect_retry: args.connection.connect_retry,
         clients: super::clients(context, &args.connection),

@@ -5,16 +5,17 @@ use std::process::ExitCode;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::dump::{self, Check, Item, Options, Preview, PreviewedPlace, WantedGlobals};
 use pgkeep::command::{Context, Copy, Outcome};
+use pgkeep::config::env_file::ExtraOptions;
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::{GlobalsIncluded, NewLineage};
-use pgkeep::stream::Compression;
 
-use crate::cli::arguments::{CheckLevel, Common, DumpArgs};
+use crate::cli::arguments::{CheckLevel, DumpArgs};
 use crate::cli::output::{self, bytes, harmless};
 use crate::cli::run::Screen;
+use crate::cli::verbs::Request;
 
-pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args: DumpArgs) -> ExitCode {
-    let options = match options(context, common, &args) {
+pub async fn dump(screen: &mut Screen, context: &Context, request: &Request, args: DumpArgs) -> ExitCode {
+    let options = match options(context, request, &args) {
         Ok(options) => options,
         Err(error) => return screen.fail(&error),
     };
@@ -33,7 +34,7 @@ pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args:
     }
     match dump::execute(context, &options, plan).await {
         Ok(outcome) => {
-            if !common.quiet {
+            if !request.common.quiet {
                 outcome.items.iter().for_each(warn);
             }
             screen.finish(&outcome, text)
@@ -42,15 +43,18 @@ pub async fn dump(screen: &mut Screen, context: &Context, common: &Common, args:
     }
 }
 
-fn options(context: &Context, common: &Common, args: &DumpArgs) -> Result<Options> {
+fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Options> {
     Ok(Options {
-        instance: super::instance(common)?,
-        repositories: super::repositories(common)?,
+        instance: super::instance(request)?,
+        repositories: super::repositories(request)?,
         connection: super::flags(&args.connection),
         connect_retry: args.connection.connect_retry,
         databases: if args.all { Databases::All } else { Databases::Named(args.dbname.clone()) },
         clients: super::clients(context, &args.connection),
-        compression: Compression { level: args.compress, threads: super::threads(args.threads) },
+        compress: args.compress,
+        threads: super::threads(args.threads),
+        split: args.split,
+        extra_options: ExtraOptions::default(),
         check: args.check.map(|level| match level {
             CheckLevel::Decode => Check::Decode,
             CheckLevel::ReadBack => Check::ReadBack,

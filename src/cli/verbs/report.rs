@@ -12,12 +12,13 @@ use pgkeep::command::{Context, Copy, Outcome, Status};
 use pgkeep::error::Result;
 use pgkeep::repo::{RunStatus, Which};
 
-use crate::cli::arguments::{Common, ReportArgs, ReportView};
+use crate::cli::arguments::{ReportArgs, ReportView};
 use crate::cli::output::{age, bytes, counted, harmless, table};
 use crate::cli::run::Screen;
+use crate::cli::verbs::Request;
 
-pub async fn report(screen: &mut Screen, context: &Context, common: &Common, args: ReportArgs) -> ExitCode {
-    let options = match options(common, &args) {
+pub async fn report(screen: &mut Screen, context: &Context, request: &Request, args: ReportArgs) -> ExitCode {
+    let options = match options(request, &args) {
         Ok(options) => options,
         Err(error) => return screen.fail(&error),
     };
@@ -55,14 +56,14 @@ fn finish<I: serde::Serialize>(
     }
 }
 
-fn options(common: &Common, args: &ReportArgs) -> Result<Options> {
+fn options(request: &Request, args: &ReportArgs) -> Result<Options> {
     let database = match &args.view {
         Some(ReportView::List { dbname } | ReportView::Show { dbname, .. } | ReportView::Latest { dbname }) => {
             dbname.clone()
         }
         Some(ReportView::Runs { .. }) | None => None,
     };
-    Ok(Options { repositories: super::repositories(common)?, instance: super::named_instance(common)?, database })
+    Ok(Options { repositories: super::repositories(request)?, instance: super::named_instance(request)?, database })
 }
 
 /// Where copies lie is worth a word only where they can lie in several places.

@@ -11,23 +11,24 @@ use pgkeep::command::{Context, Outcome};
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::Which;
 
-use crate::cli::arguments::{self, Common, RestoreDumpArgs, RestoreVerb};
+use crate::cli::arguments::{self, RestoreDumpArgs, RestoreVerb};
 use crate::cli::output::{bytes, harmless, time};
 use crate::cli::run::Screen;
+use crate::cli::verbs::Request;
 
-pub async fn restore(screen: &mut Screen, context: &Context, common: &Common, verb: RestoreVerb) -> ExitCode {
+pub async fn restore(screen: &mut Screen, context: &Context, request: &Request, verb: RestoreVerb) -> ExitCode {
     let RestoreVerb::Dump(args) = verb;
     let done = match &args.to_file {
-        Some(path) => archive(screen, context, common, &args, path).await,
-        None => database(screen, context, common, &args).await,
+        Some(path) => archive(screen, context, request, &args, path).await,
+        None => database(screen, context, request, &args).await,
     };
     done.unwrap_or_else(|error| screen.fail(&error))
 }
 
-fn source(common: &Common, args: &RestoreDumpArgs) -> Result<Source> {
+fn source(request: &Request, args: &RestoreDumpArgs) -> Result<Source> {
     Ok(Source {
-        repositories: super::repositories(common)?,
-        instance: super::named_instance(common)?,
+        repositories: super::repositories(request)?,
+        instance: super::named_instance(request)?,
         which: Which::from(args.id.as_str()),
         database: args.dbname.clone(),
         threads: super::threads(None),
@@ -55,8 +56,13 @@ fn options(context: &Context, args: &RestoreDumpArgs) -> Options {
     }
 }
 
-async fn database(screen: &mut Screen, context: &Context, common: &Common, args: &RestoreDumpArgs) -> Result<ExitCode> {
-    let (source, options) = (source(common, args)?, options(context, args));
+async fn database(
+    screen: &mut Screen,
+    context: &Context,
+    request: &Request,
+    args: &RestoreDumpArgs,
+) -> Result<ExitCode> {
+    let (source, options) = (source(request, args)?, options(context, args));
     let selected = dump::select(context, &source).await?;
     let planned = dump::plan(context, &options, &selected).await;
     if args.dry_run {
@@ -76,12 +82,12 @@ async fn database(screen: &mut Screen, context: &Context, common: &Common, args:
 async fn archive(
     screen: &mut Screen,
     context: &Context,
-    common: &Common,
+    request: &Request,
     args: &RestoreDumpArgs,
     path: &Path,
 ) -> Result<ExitCode> {
     let to_stdout = path == Path::new("-");
-    if to_stdout && common.json {
+    if to_stdout && request.common.json {
         return Err(Error::usage(
             "--to-file - writes the archive to standard output, where --json writes its document",
         )
@@ -91,7 +97,7 @@ async fn archive(
         return Err(Error::usage("standard output is a terminal, and an archive is no text")
             .hint("send it to a program or a file: pgkeep restore dump --to-file - … | pg_restore --list"));
     }
-    let source = source(common, args)?;
+    let source = source(request, args)?;
     let selected = dump::select(context, &source).await?;
     let what = described(&selected);
     let place = if to_stdout { "standard output".to_owned() } else { path.display().to_string() };

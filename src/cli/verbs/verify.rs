@@ -7,12 +7,13 @@ use pgkeep::command::{Context, Copy, Outcome, Status};
 use pgkeep::error::Result;
 use pgkeep::repo::Which;
 
-use crate::cli::arguments::{Common, VerifyArgs};
+use crate::cli::arguments::VerifyArgs;
 use crate::cli::output::{bytes, harmless};
 use crate::cli::run::Screen;
+use crate::cli::verbs::Request;
 
-pub async fn verify(screen: &mut Screen, context: &Context, common: &Common, args: VerifyArgs) -> ExitCode {
-    let options = match options(common, &args) {
+pub async fn verify(screen: &mut Screen, context: &Context, request: &Request, args: VerifyArgs) -> ExitCode {
+    let options = match options(request, &args) {
         Ok(options) => options,
         Err(error) => return screen.fail(&error),
     };
@@ -22,10 +23,10 @@ pub async fn verify(screen: &mut Screen, context: &Context, common: &Common, arg
     }
 }
 
-fn options(common: &Common, args: &VerifyArgs) -> Result<Options> {
+fn options(request: &Request, args: &VerifyArgs) -> Result<Options> {
     Ok(Options {
-        repositories: super::repositories(common)?,
-        instance: super::named_instance(common)?,
+        repositories: super::repositories(request)?,
+        instance: super::named_instance(request)?,
         database: args.dbname.clone(),
         wanted: match &args.id {
             Some(id) => Wanted::One(Which::from(id.as_str())),

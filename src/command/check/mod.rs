@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use super::databases::Databases;
 use super::finding::{Finding, error_of};
 use super::{Context, Outcome, Place};
+use crate::config::load::Origin;
 use crate::error::{Error, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
@@ -23,6 +24,8 @@ use crate::repo::{InstanceName, Kinship, Lineage, NewLineage, Repository, System
 /// What to look at.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The configuration file in force, to be told.
+    pub configuration: Origin,
     pub instance: InstanceName,
     /// Each is checked. None: only PostgreSQL is.
     pub repositories: Vec<Place>,
@@ -46,7 +49,8 @@ pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Finding
 }
 
 async fn look(context: &Context, options: &Options, meant: server::Meant) -> Result<Vec<Finding>> {
-    let mut findings = tools::look(&options.clients).await;
+    let mut findings = vec![configuration(&options.configuration)];
+    findings.extend(tools::look(&options.clients).await);
     if options.repositories.is_empty() {
         let finding = Finding::warn("repository.skipped", "repository", "not checked: none is named");
         findings.push(finding.fix("name one with --repo"));
@@ -65,6 +69,11 @@ async fn look(context: &Context, options: &Options, meant: server::Meant) -> Res
         }
     }
     Ok(findings)
+}
+
+fn configuration(origin: &Origin) -> Finding {
+    let subject = origin.path().map_or("none".to_owned(), |path| path.display().to_string());
+    Finding::ok("configuration", subject, origin.to_string())
 }
 
 /// A cluster that this instance has not held stops a dump.

@@ -40,7 +40,7 @@ pub async fn look(
         }
     };
     findings.extend(directory.map(|directory| modes(address, directory)).unwrap_or_default());
-    match Repository::open(Arc::clone(&storage), &context.state).await.map(|repository| repository.named(address)) {
+    match place.open_in(Arc::clone(&storage), context).await {
         Ok(repository) => {
             let evidence = format!("repository {}", repository.id());
             findings.push(Finding::ok("repository.open", address, evidence));

@@ -4,9 +4,9 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use super::copies::Copies;
-use super::fan::Fan;
+use super::parts::Parts;
 use super::source::{Snapshot, Source};
-use super::{Context, Options, Stage};
+use super::{Compress, Context, Options, Stage};
 use crate::command::stage::{At as _, Failed};
 use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
@@ -15,33 +15,38 @@ use crate::pg::archive::Archive;
 use crate::process::{Program, shell_word};
 use crate::progress::Unit;
 use crate::repo::archive::ArchiveWatcher;
-use crate::repo::{Ending, Packing};
-use crate::storage::ObjectMeta;
-use crate::stream::{Compressed, Compressor, compress};
+use crate::repo::{Ending, StoredObject};
+use crate::stream::{Compressed, Compression, Compressor, compress, relay};
 
-/// An archive that is stored under its final name; the manifest is still to come.
+/// An archive that is stored under its final names; the manifest is still to come.
 pub struct StoredArchive {
     pub archive: Archive,
     pub plain: Fingerprint,
-    pub stored: Fingerprint,
+    /// One, or the parts in order.
+    pub objects: Vec<StoredObject>,
     pub program: PathBuf,
     /// What `pg_dump` said on standard error while it succeeded.
     pub warnings: Vec<String>,
 }
 
-/// `pg_dump`, uncompressed, custom format, to its standard output.
+/// `pg_dump`, custom format, to its standard output.
 pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Result<Program> {
-    let program = source.client("pg_dump")?.args(["--format=custom", "--compress=0"]);
+    let level = match options.compress {
+        Compress::Zstd { .. } => 0,
+        Compress::ByPgDump { level } => level,
+    };
+    let program = source.client("pg_dump")?.arg("--format=custom").arg(format!("--compress={level}"));
     // Else that of the role or the server's configuration, which may lack characters that the database has.
     let program = program.arg(format!("--encoding={}", source.encoding()));
     // To PostgreSQL 0 means to wait for ever, and more than this is an error.
     let lock_wait_milliseconds = options.lock_wait.as_millis().clamp(1, i32::MAX as u128);
     let program = program.arg(format!("--lock-wait-timeout={lock_wait_milliseconds}"));
+    let program = program.args(&options.extra_options.words);
     Ok(program.arg(format!("--snapshot={}", snapshot.name)).arg(format!("--dbname={}", source.dbname_argument())))
 }
 
 /// Stores the archive in every copy. A copy whose store fails is given up; on any other failure the child is ended, and
-/// nothing stands under the archive's name anywhere.
+/// nothing stands under the archive's name anywhere, but for parts that are whole: they go with the backup.
 pub async fn store(
     context: &Context,
     options: &Options,
@@ -54,24 +59,28 @@ pub async fn store(
     let task = context.monitor.task(source.database(), Unit::Bytes, Some(expected_bytes(snapshot)));
     let path = source.clients.program("pg_dump").at(Stage::Archive)?;
     let (child, stdout) = program.spawn_piped().at(Stage::Archive)?;
-    let compressor = compress(stdout, options.compression, ArchiveWatcher::new(task.clone()), task);
-    let mut fan = Fan::open(copies, Ending::archive(Packing::Zstd), expected_bytes(snapshot)).await;
-    let compressed = match compressor {
-        Ok(compressor) => pump(&context.interrupt, compressor, &mut fan).await,
-        Err(error) => Err(error),
+    let watcher = ArchiveWatcher::new(task.clone());
+    let compressor = match options.compress {
+        Compress::Zstd { level } => compress(stdout, Compression { level, threads: options.threads }, watcher, task),
+        Compress::ByPgDump { .. } => relay(stdout, watcher, task),
     };
-    let compressed = match compressed {
+    let stem = copies.stem().clone();
+    let packing = options.compress.packing();
+    let mut parts = Parts::open(copies, packing, options.split, expected_bytes(snapshot)).await;
+    let pumped = match compressor.at(Stage::Archive) {
+        Ok(compressor) => pump(&context.interrupt, compressor, &mut parts).await,
+        Err(failed) => Err(failed),
+    };
+    let compressed = match pumped {
         Ok(Some(compressed)) => compressed,
         Ok(None) => {
             child.terminate().await;
-            let closed = fan.abort().await.into_iter().map(|error| error.map_or(Ok(()), Err)).collect();
-            copies.keep(Stage::Archive, closed).await?;
-            return Err(Error::new(Kind::Unexpected, "store an archive that nothing took")).at(Stage::Archive);
+            return Err(parts.nobody_left().await);
         }
-        Err(error) => {
-            fan.abort().await;
+        Err(Failed { stage, error }) => {
+            parts.abort().await;
             let words = child.terminate().await;
-            return Err(with_words(error, &words)).at(Stage::Archive);
+            return Err(Failed { stage, error: with_words(error, &words) });
         }
     };
     let finished = async {
@@ -85,43 +94,31 @@ pub async fn store(
     let (archive, warnings) = match finished.await {
         Ok(finished) => finished,
         Err(error) => {
-            fan.abort().await;
+            parts.abort().await;
             return Err(error).at(Stage::Archive);
         }
     };
     let (plain, stored) = (compressed.plain, compressed.stored);
-    let confirmed = fan.finish().await.into_iter().map(|meta| confirm(&meta?, stored)).collect();
-    copies.keep(Stage::Archive, confirmed).await?;
-    let name = copies.stem().object(Ending::archive(Packing::Zstd));
-    tracing::info!("stored {name}: {} bytes of archive in {}", plain.size_bytes, stored.size_bytes);
-    Ok(StoredArchive { archive, plain, stored, program: path, warnings })
+    let objects = parts.finish(stored).await?;
+    let (name, count) = (stem.object(Ending::archive(packing)), objects.len());
+    tracing::info!("stored {name}: {} bytes of archive in {}, objects: {count}", plain.size_bytes, stored.size_bytes);
+    Ok(StoredArchive { archive, plain, objects, program: path, warnings })
 }
 
-/// Frame by frame to the end of the stream; `None` if nobody takes it any more.
+/// Piece by piece to the end of the stream; `None` if nobody takes it any more.
 async fn pump(
     interrupt: &Interrupt,
     mut compressor: Compressor<ArchiveWatcher>,
-    fan: &mut Fan,
-) -> Result<Option<Compressed<ArchiveWatcher>>> {
-    while fan.is_open() {
-        let Some(frame) = interrupt.guard(compressor.next()).await? else {
-            return interrupt.guard(compressor.finish()).await.map(Some);
+    parts: &mut Parts<'_, '_>,
+) -> Result<Option<Compressed<ArchiveWatcher>>, Failed<Stage>> {
+    while parts.is_open() {
+        let Some(piece) = interrupt.guard(compressor.next()).await.at(Stage::Archive)? else {
+            return interrupt.guard(compressor.finish()).await.at(Stage::Archive).map(Some);
         };
-        let handed = async {
-            fan.write(&frame).await;
-            Ok(())
-        };
-        interrupt.guard(handed).await?;
+        // The outer error is that of an interruption.
+        interrupt.guard(async { Ok(parts.write(piece).await) }).await.at(Stage::Archive)??;
     }
     Ok(None)
-}
-
-fn confirm(meta: &ObjectMeta, stored: Fingerprint) -> Result<()> {
-    if meta.size_bytes == stored.size_bytes {
-        return Ok(());
-    }
-    let cause = format!("{} bytes were sent, the store has {}", stored.size_bytes, meta.size_bytes);
-    Err(Error::new(Kind::Verification, format!("confirm {}", meta.key)).because(cause))
 }
 
 /// What pg_dump said explains an archive that makes no sense better than the archive does.

@@ -20,6 +20,11 @@ impl Fan {
         Self { lanes: join_all(writers).await }
     }
 
+    /// Without a lane.
+    pub fn closed() -> Self {
+        Self { lanes: Vec::new() }
+    }
+
     /// Whether the stream still reaches anybody.
     pub fn is_open(&self) -> bool {
         self.lanes.iter().any(Result::is_ok)

@@ -13,8 +13,8 @@ use crate::repo::{GlobalsIncluded, Packing, pack};
 const LIMIT_BYTES: u64 = 256 << 20;
 
 pub struct Globals {
-    /// SQL, compressed.
-    pub compressed: Option<Bytes>,
+    /// SQL, packed as the archive is.
+    pub body: Option<Bytes>,
     pub included: GlobalsIncluded,
     /// Why not, or why without passwords.
     pub reason: Option<String>,
@@ -28,14 +28,14 @@ pub enum Passwords {
 }
 
 /// `pg_dumpall --globals-only`; without passwords where the role may not read them, and then it says so.
-pub async fn take(interrupt: &Interrupt, source: &Source, wanted: WantedGlobals) -> Result<Globals> {
+pub async fn take(interrupt: &Interrupt, source: &Source, wanted: WantedGlobals, packing: Packing) -> Result<Globals> {
     if wanted == WantedGlobals::LeaveOut {
         let reason = Some("left out by --no-globals".to_owned());
-        return Ok(Globals { compressed: None, included: GlobalsIncluded::NotIncluded, reason, warning: None });
+        return Ok(Globals { body: None, included: GlobalsIncluded::NotIncluded, reason, warning: None });
     }
     // Asked, not guessed from a failure: any broken query of pg_dumpall names pg_authid.
     let passwords = if source.may_read_passwords().await? { Passwords::Include } else { Passwords::LeaveOut };
-    let compressed = run(interrupt, source, passwords).await.map_err(|error| match error.next_step() {
+    let body = run(interrupt, source, passwords, packing).await.map_err(|error| match error.next_step() {
         // Who stopped the run knows why.
         None if error.kind == Kind::Tool => {
             error.hint("to dump without roles, memberships and tablespaces, use --no-globals")
@@ -49,7 +49,7 @@ pub async fn take(interrupt: &Interrupt, source: &Source, wanted: WantedGlobals)
     let warning = reason.as_ref().map(|reason| {
         format!("globals are without passwords: {reason}; a superuser and members of pg_read_all_data may")
     });
-    Ok(Globals { compressed: Some(compressed), included, reason, warning })
+    Ok(Globals { body: Some(body), included, reason, warning })
 }
 
 pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
@@ -64,7 +64,7 @@ pub fn command(source: &Source, passwords: Passwords) -> Result<Program> {
     })
 }
 
-async fn run(interrupt: &Interrupt, source: &Source, passwords: Passwords) -> Result<Bytes> {
+async fn run(interrupt: &Interrupt, source: &Source, passwords: Passwords, packing: Packing) -> Result<Bytes> {
     let program = command(source, passwords)?;
     tracing::info!("{}", program.command_line());
     let (sql, exit) = program.output_unless(interrupt, LIMIT_BYTES).await?;
@@ -73,7 +73,7 @@ async fn run(interrupt: &Interrupt, source: &Source, passwords: Passwords) -> Re
     if !String::from_utf8_lossy(&sql[sql.len().saturating_sub(200)..]).contains("dump complete") {
         return Err(Error::new(Kind::Tool, "pg_dumpall ended with exit code 0, and its output breaks off"));
     }
-    pack(sql.into(), Packing::Zstd, "the globals")
+    pack(sql.into(), packing, "the globals")
 }
 
 /// pg_dumpall keeps to itself why it could not connect.

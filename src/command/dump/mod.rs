@@ -10,9 +10,11 @@ mod copies;
 mod destination;
 mod fan;
 mod globals;
+mod parts;
 mod plan;
 mod source;
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -20,7 +22,9 @@ use serde::Serialize;
 use super::databases::Databases;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
+use crate::config::env_file::ExtraOptions;
 use crate::error::{Error, Kind, Result};
+use crate::pg::archive::ArchiveCompression;
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
@@ -28,13 +32,13 @@ use crate::repo::archive::{expect, fingerprint, read_archive};
 use crate::repo::{
     BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Globals, GlobalsIncluded, InstanceName,
     Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
-    StoredObject, checksum_lines,
+    checksum_lines,
 };
-use crate::stream::Compression;
 use copies::{Copies, GivenUp, Making};
 use destination::{Destination, Destinations};
 
 pub use super::place::Check;
+pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
 
 /// What to dump, whence and whereto.
@@ -47,13 +51,46 @@ pub struct Options {
     pub connect_retry: Duration,
     pub databases: Databases,
     pub clients: Search,
-    pub compression: Compression,
+    pub compress: Compress,
+    /// Threads that compress, and that decode where the archive is read again.
+    pub threads: NonZeroUsize,
+    /// Stores the archive in parts of at most this size.
+    pub split: Option<PartSize>,
+    /// Added to what `pg_dump` is told; their level of compression is what [`Compress::ByPgDump`] was made of.
+    pub extra_options: ExtraOptions,
     /// `None`: each repository its own.
     pub check: Option<Check>,
     pub globals: WantedGlobals,
     /// How long `pg_dump` waits for a table that others have locked.
     pub lock_wait: Duration,
     pub lineage: NewLineage,
+}
+
+/// Who compresses the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compress {
+    /// We do, around it: frames of zstd.
+    Zstd { level: i32 },
+    /// `pg_dump` does, inside it, with gzip; 0 is not at all. The archive is stored as it comes, and so are the globals.
+    ByPgDump { level: u8 },
+}
+
+impl Compress {
+    /// How archive and globals are stored.
+    pub fn packing(self) -> Packing {
+        match self {
+            Self::Zstd { .. } => Packing::Zstd,
+            Self::ByPgDump { .. } => Packing::Plain,
+        }
+    }
+
+    /// As the manifest has it, of an archive whose header says how it is compressed inside.
+    fn recorded(self, inside: ArchiveCompression) -> crate::repo::Compression {
+        match self {
+            Self::Zstd { level } => crate::repo::Compression::zstd(level),
+            Self::ByPgDump { level } => crate::repo::Compression::by_pg_dump(inside, Some(level.into())),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,7 +355,8 @@ impl Dumper<'_> {
         let (lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
         warnings.extend(warning);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
-        let globals = globals::take(interrupt, &source, self.options.globals).await.at(Stage::Globals)?;
+        let packing = self.options.compress.packing();
+        let globals = globals::take(interrupt, &source, self.options.globals, packing).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());
 
         let mut copies = Copies::begin(self.context, &self.destinations, source.database()).await?;
@@ -376,10 +414,11 @@ impl Dumper<'_> {
         warnings.extend(stored.warnings.iter().cloned());
 
         let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
-        let packing = Packing::Zstd;
-        let mut objects = vec![StoredObject::new(copies.stem(), Ending::archive(packing), stored.stored)];
+        let packing = self.options.compress.packing();
+        let inside = stored.archive.header.compression;
+        let mut objects = stored.objects;
         let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
-        small.extend(globals.compressed.map(|body| (Ending::Globals { packing }, body)));
+        small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
         small.push((Ending::Details, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {
             let put = async |making: &Making<'_>| making.backup.put(ending, body.clone()).await;
@@ -406,12 +445,12 @@ impl Dumper<'_> {
                 version: source.clients.version.text.clone(),
             },
             archive_version: stored.archive.header.version.to_string(),
-            compression: crate::repo::Compression::zstd(self.options.compression.level),
+            compression: self.options.compress.recorded(inside),
             plain: stored.plain,
             objects,
             globals: Globals { included: globals.included, reason: globals.reason },
-            checks: Checks { decoded: true, read_back: false },
-            filtered: false,
+            checks: Checks { decoded: inside.is_decoded(), read_back: false },
+            filtered: self.options.extra_options.filtered,
             counts: counts(&details),
             database_size_bytes: Some(details.description.database.size_bytes),
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -431,7 +470,7 @@ impl Dumper<'_> {
         }
         let (repository, stem) = (&destination.repository, backup.stem());
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
-        let threads = self.options.compression.threads;
+        let threads = self.options.threads;
         let read = async {
             read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
             for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {

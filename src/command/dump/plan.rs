@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::source::Source;
-use super::{Check, Context, Options, WantedGlobals};
+use super::{Check, Compress, Context, Options, WantedGlobals};
 use crate::command::Place;
 use crate::command::databases::{self, Databases};
 use crate::config::environment::Environment;
@@ -148,8 +148,15 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
     if options.globals == WantedGlobals::Include {
         steps.push(super::globals::command(&source, super::globals::Passwords::Include)?.command_line());
     }
-    let level = options.compression.level;
-    steps.push(format!("compress with zstd:{level} on {} threads, decode and compare", options.compression.threads));
+    steps.push(match options.compress {
+        Compress::Zstd { level } => {
+            format!("compress with zstd:{level} on {} threads, decode and compare", options.threads)
+        }
+        Compress::ByPgDump { .. } => "store it as it comes, and decode what pg_dump compressed".to_owned(),
+    });
+    if let Some(size) = options.split {
+        steps.push(format!("cut it into parts of at most {size} bytes"));
+    }
     for place in &options.repositories {
         if options.check.unwrap_or(place.default_check()) == Check::ReadBack {
             steps.push(format!("read the stored archive again and decode it to its end ({})", place.name));
