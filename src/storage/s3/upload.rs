@@ -207,7 +207,7 @@ impl Upload {
     }
 
     /// The object is there; what an attempt of unknown outcome may have begun beside it is not needed.
-    async fn is_over(self, storage: &S3Storage, key: &Key) {
+    async fn settle(self, storage: &S3Storage, key: &Key) {
         if !self.entry.left().doubtful {
             return self.entry.remove();
         }
@@ -253,7 +253,7 @@ impl ObjectWriter for S3Writer {
             let stored = stored.await;
             if let Some(upload) = self.upload.take() {
                 match &stored {
-                    Ok(()) => upload.is_over(&self.storage, &self.key).await,
+                    Ok(()) => upload.settle(&self.storage, &self.key).await,
                     // It may be completed yet: to remove it now could tear at the object. The next sweep will know.
                     Err(error) if error.fault == Fault::Unavailable && upload.is_completing => drop(upload),
                     Err(_) => upload.give_up(&self.storage, &self.key).await,
