@@ -4,6 +4,8 @@
 //! Needs `strace`, `unshare` and `mount`. As root it also checks the owner rule for real; otherwise it says what it
 //! left out.
 
+#[path = "storage/canned.rs"]
+mod canned;
 #[path = "storage/child.rs"]
 mod child;
 #[path = "storage/contract.rs"]

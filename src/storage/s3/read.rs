@@ -152,7 +152,7 @@ async fn get(client: &Client, key: &Key, wanted: Option<Range<u64>>, begun: &Ver
     }
     let answer = request.send().await.map_err(refusal)?;
     let range = range_of(&answer, wanted.as_ref()).map_err(Refusal::Lost)?;
-    let etag = answer.e_tag().filter(|etag| etag.trim_matches('"') != "").map(str::to_owned);
+    let etag = answer.e_tag().filter(|etag| !etag.trim_matches('"').is_empty()).map(str::to_owned);
     let version = Version { etag, modified: stored_at(answer.last_modified()) };
     let digest = answer.metadata().and_then(|metadata| metadata.get(DIGEST).cloned());
     Ok(Got { range, version, digest, body: answer.body })
