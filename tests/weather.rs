@@ -15,6 +15,7 @@ use common::{Bucket, Cluster, PgVersion, Proxy, Weed, Workspace, count};
 use pgkeep::clock::SystemClock;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::{Context, Place, Status, dump, report, restore, verify};
+use pgkeep::config::env_file::ExtraOptions;
 use pgkeep::config::environment::Environment;
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::Error;
@@ -24,7 +25,6 @@ use pgkeep::pg::tools::Search;
 use pgkeep::progress::Silent;
 use pgkeep::repo::{BackupId, NewLineage, StateDirectory, StoredName, Which};
 use pgkeep::storage::{Key, Patience};
-use pgkeep::stream::Compression;
 
 const THREADS: NonZeroUsize = NonZeroUsize::MIN;
 
@@ -109,7 +109,10 @@ impl World {
             connect_retry: Duration::ZERO,
             databases: Databases::Named(vec!["shop".to_owned()]),
             clients: Search { bin_dir: Some(self.cluster.bin_dir()), path: Vec::new() },
-            compression: Compression { level: 1, threads: THREADS },
+            compress: dump::Compress::Zstd { level: 1 },
+            threads: THREADS,
+            split: None,
+            extra_options: ExtraOptions::default(),
             check: None,
             globals: dump::WantedGlobals::Include,
             lock_wait: Duration::from_secs(60),
