@@ -145,7 +145,7 @@ fn parts_are_joined_by_cat_and_by_a_restore() {
             verify(&workspace, level).succeeds();
         }
         let shown = workspace.pgkeep(["report", "show", &id, "--json", "--repo"]).arg(workspace.repository());
-        let keys = shown.run().succeeds().json()["items"][0]["keys"].clone();
+        let keys = shown.run().succeeds().json()["items"][0]["repositories"][0]["keys"].clone();
         assert_eq!(
             keys.as_array().unwrap().iter().filter(|key| key.as_str().unwrap().contains(".part")).count(),
             parts.len()
