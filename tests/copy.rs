@@ -507,6 +507,27 @@ async fn one_copy_of_an_instance_into_a_repository_at_a_time() {
     world.copy(&["--missing"], &[&from], &to).succeeds();
 }
 
+#[test]
+fn a_split_archive_is_copied_part_by_part() {
+    let world = World::new();
+    let (from, to) = (world.path("split"), world.path("to"));
+    let cluster = &Stored::get().cluster;
+    cluster.create_database("parts");
+    cluster.sql(
+        "parts",
+        "CREATE EXTENSION pgcrypto; CREATE TABLE noise AS SELECT gen_random_bytes(1000) FROM generate_series(1, 8000)",
+    );
+    let words = ["dump", "-d", "parts", "--split", "5M", "--json"];
+    let dumped = world.workspace.pgkeep(words).arg("--repo").arg(&from).connecting_to(cluster).run().succeeds().json();
+    let id = dumped["items"][0]["id"].as_str().unwrap();
+    let parts = objects(&from, id).keys().filter(|name| name.contains(".part")).count();
+    assert!(parts > 1, "{:?}", objects(&from, id).keys());
+    world.copy(&[id], &[&from], &to).succeeds();
+    assert!(objects(&from, id) == objects(&to, id));
+    world.is_tidy(&to);
+    world.verifies(&to);
+}
+
 /// Death at moments that nobody chose; which they were, the seed says. What is copied at last is what was to be copied,
 /// whatever was left by how many deaths.
 #[tokio::test]
