@@ -447,6 +447,7 @@ fn part_size(text: &str) -> Result<PartSize, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::path::{Path, PathBuf};
 
@@ -467,7 +468,7 @@ mod tests {
                     quote = Some(character);
                     word.get_or_insert_default();
                 }
-                (None, ' ' | '\t') => words.extend(word.take()),
+                (None, ' ' | '\t' | '\n') => words.extend(word.take()),
                 (None, '|' | ';' | '&' | '>' | '<' | ')' | '`') => break,
                 (None, '#') if word.is_none() => break,
                 _ => word.get_or_insert_default().push(character),
@@ -477,10 +478,27 @@ mod tests {
         words
     }
 
-    /// Every command in a text: lines of help and scripts, with or without a prompt, and code within sentences.
+    /// What a script puts into its arrays, by name.
+    fn arrays(text: &str) -> BTreeMap<&str, Vec<String>> {
+        let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (at, _) in text.match_indices("=(") {
+            let before = text[..at].trim_end_matches('+');
+            let name = before.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+            found.entry(name).or_default().extend(shell_words(&text[at + "=(".len()..]));
+        }
+        found
+    }
+
+    /// Every command in a text: lines of help and scripts, with or without a prompt, and code within sentences. A whole
+    /// array of a script stands for all that is ever put into it.
     fn commands(text: &str) -> Vec<Vec<String>> {
         let joined = text.replace("\\\n", " ");
-        let mut found = Vec::new();
+        let arrays = arrays(&joined);
+        let expanded = |word: String| {
+            let name = word.strip_prefix("${").and_then(|word| word.strip_suffix("[@]}"));
+            name.and_then(|name| arrays.get(name)).cloned().unwrap_or_else(|| vec![word])
+        };
+        let mut found: Vec<Vec<String>> = Vec::new();
         for line in joined.lines() {
             let starts = ["", "$ ", "run ", "exec ", "sudo -u postgres "].map(|before| format!("{before}pgkeep "));
             let bare = line.trim_start();
@@ -492,7 +510,7 @@ mod tests {
                 found.extend(bare.match_indices(before).map(|(at, _)| shell_words(&bare[at + skip..])));
             }
         }
-        found
+        found.into_iter().map(|words| words.into_iter().flat_map(&expanded).collect()).collect()
     }
 
     /// A variable of a script stands for something that fits its place.
@@ -574,7 +592,8 @@ mod tests {
     #[test]
     fn commands_are_found_where_they_stand() {
         let text = "$ pgkeep report # why\n  pgkeep dump -d 'a b' --repo \"$r\" | cat\nsee `pgkeep check -d x` and `pgkeep man`\n\
-                    x() { exec pgkeep verify \\\n --deep; }\npgkeep.json is no command";
+                    x() { exec pgkeep verify \\\n --deep; }\npgkeep.json is no command\n\
+                    which=(-d \"$1\")\nfor r in a b; do which+=(--repo \"$r\"); done\npgkeep dump \"${which[@]}\" -q";
         let found: Vec<String> = commands(text).iter().map(|words| words.join("·")).collect();
         let expected = [
             "pgkeep·report",
@@ -582,6 +601,7 @@ mod tests {
             "pgkeep·check·-d·x",
             "pgkeep·man",
             "pgkeep·verify·--deep",
+            "pgkeep·dump·-d·$1·--repo·$r·-q",
         ];
         assert_eq!(found, expected);
         assert!(Cli::try_parse_from(["pgkeep", "dump", "--no-such-flag"]).is_err());
