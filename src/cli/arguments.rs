@@ -16,6 +16,7 @@ Examples:
   pgkeep dump -d shop --repo /backups
   pgkeep report --repo /backups
   pgkeep verify --deep latest --repo /backups
+  pgkeep copy --missing --to s3://offsite/pgkeep --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect, 4 a PostgreSQL tool failed, 5 storage failed, \
@@ -140,6 +141,9 @@ Examples:
   pgkeep dump -h db.example.com -U backup --all --repo /backups --instance site
   pgkeep dump --repo /backups \\
     -d 'postgresql://backup@db.example.com/shop?sslmode=verify-full'
+  pgkeep dump -d shop --repo /backups --repo s3://offsite/pgkeep
+  pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
+  pgkeep dump --all --config /etc/pgkeep/site.toml
   pgkeep dump -d shop --repo /backups --split 2G
   pgkeep dump -d shop --repo /backups --dry-run
 
@@ -210,6 +214,8 @@ Examples:
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
   pgkeep restore dump shop_20261120T020000Z_db1 --jobs 4 --repo /backups \\
     --to postgresql://postgres@new.example.com
+  pgkeep restore dump latest -d shop --into shop_copy \\
+    --repo /backups --repo s3://offsite/pgkeep
   pgkeep restore dump latest -d shop --to-file shop.dump --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run")]
 pub struct RestoreDumpArgs {
@@ -279,7 +285,8 @@ pub enum Analyze {
 Examples:
   pgkeep verify --repo /backups
   pgkeep verify latest -d shop --deep --repo /backups
-  pgkeep verify --all --deep --repo /backups")]
+  pgkeep verify --all --deep --repo /backups
+  pgkeep verify --all --repo /backups --repo s3://offsite/pgkeep")]
 pub struct VerifyArgs {
     /// Id of the backup, a unique beginning of it, or latest. Without it: the latest of each database
     #[arg(value_name = "ID", add = ArgValueCompleter::new(backup_ids))]
@@ -307,6 +314,7 @@ pub struct VerifyArgs {
 #[command(after_help = "\
 Examples:
   pgkeep copy --missing --to /mnt/second --repo /backups
+  pgkeep copy --missing --to s3://offsite/pgkeep --repo /backups
   pgkeep copy latest -d shop --to /mnt/second --repo /backups
   pgkeep copy --missing --to /mnt/second --repo /backups --dry-run")]
 pub struct CopyArgs {
@@ -340,6 +348,7 @@ pub struct CopyArgs {
 #[command(after_help = "\
 Examples:
   pgkeep report --repo /backups
+  pgkeep report --repo /backups --repo s3://offsite/pgkeep
   pgkeep report list -d shop --repo /backups
   pgkeep report show latest -d shop --repo /backups
   pgkeep report runs --repo /backups --json")]
@@ -387,15 +396,16 @@ pub enum ReportView {
 
 /// Find what would make a backup fail, with the fix
 ///
-/// Looks at the client programs, the connection, the rights of the role relation by relation, and the repository, where
-/// it stores a small object, reads it and removes it again. It creates no repository. Without a database only programs
-/// and repository are checked, without --repo only programs and PostgreSQL. Ends with exit code 13 if a dump would fail;
+/// Looks at the client programs, the connection, the rights of the role relation by relation, and the repositories; in
+/// each it stores a small object, reads it and removes it again. It creates no repository. Without a database only programs
+/// and repositories are checked, without a repository only programs and PostgreSQL. Ends with exit code 13 if a dump would fail;
 /// warnings alone end with 0.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pgkeep check -d shop --repo /backups
-  pgkeep check -h db.example.com -U backup --all --repo /backups")]
+  pgkeep check -h db.example.com -U backup --all --repo /backups
+  pgkeep check --repo s3://offsite/pgkeep")]
 pub struct CheckArgs {
     /// A database (name, URI or keyword string); may be repeated. Without it: PGDATABASE
     #[arg(short, long, value_name = "DATABASE", conflicts_with = "all")]

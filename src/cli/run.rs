@@ -174,10 +174,11 @@ fn prepare(common: &Common, screen: &Screen) -> Result<(Context, Configuration)>
 
 /// Log lines go to standard error, above the bars if there are any.
 fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
+    // What libraries warn of comes back as an error, in our words, or does not matter.
     let level = match (common.quiet, common.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "pgkeep=info,warn",
+        (true, _) => "pgkeep=error",
+        (false, 0) => "pgkeep=warn",
+        (false, 1) => "pgkeep=info",
         (false, 2) => "pgkeep=debug,info",
         (false, _) => "trace",
     };
