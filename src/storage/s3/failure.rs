@@ -137,7 +137,9 @@ impl Refusal {
                     .hint("is the store overloaded, or is something between it and this host? Try again")
             }
             Self::Unconnected(cause) => {
-                let hint = if cause.contains("certificate") {
+                let hint = if cause.contains("not valid for name") {
+                    "the certificate is that of another host: check the endpoint"
+                } else if cause.contains("certificate") {
                     "where the certificate is of a private authority, add ca=FILE to the address"
                 } else if cause.contains("InvalidContentType") {
                     "no TLS is spoken there: check the port, or write http:// for a store on this host"
