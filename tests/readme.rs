@@ -48,7 +48,9 @@ fn every_address_and_every_json_of_the_documents_is_understood() {
     let (mut addresses, mut documents_of_json) = (0, 0);
     for (path, text) in documents() {
         let spans = text.split(['`', '\'', ' ', '\n']).filter(|span| !span.contains(['…', '|']));
-        let is_address = |span: &&str| ["s3://", "oss://", "rclone:"].iter().any(|kind| span.starts_with(kind));
+        let is_address = |span: &&str| {
+            ["s3://", "oss://", "rclone:"].iter().any(|kind| span.len() > kind.len() && span.starts_with(kind))
+        };
         for address in spans.filter(is_address).filter(|span| !span.contains("BUCKET") && !span.contains("REMOTE")) {
             Address::parse(address).unwrap_or_else(|error| panic!("{}: {address}: {error}", path.display()));
             addresses += 1;
@@ -82,6 +84,7 @@ fn the_commands_of_the_readme_work() {
         let socket = there.socket_dir().display();
         command
             .replace("/backups", workspace.repository().to_str().unwrap())
+            .replace("/mnt/second", workspace.path("second").to_str().unwrap())
             .replace("-h db2", &format!("-h {socket} -p {}", there.port()))
             .replace("new.example.com", &format!("/?host={socket}&port={}", there.port()))
     };
