@@ -1,6 +1,7 @@
 //! What each verb is told and how its answer reads.
 
 mod check;
+mod copy;
 mod dump;
 mod report;
 mod restore;
@@ -21,6 +22,7 @@ use pgkeep::command::finding::Finding;
 use pgkeep::command::{Context, Place};
 
 pub use check::check;
+pub use copy::copy;
 pub use dump::dump;
 pub use report::report;
 pub use restore::restore;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::document::{self, FORMAT};
 use super::layout::{BackupId, DumpStem, Ending, ObjectName, ObjectRole, Packing, PartNumber};
 use super::name::{InstanceName, SystemIdentifier};
+use super::repository::Repository;
 use crate::digest::{Fingerprint, Sha256};
 use crate::error::{Error, Kind, Result};
 use crate::pg::archive::ArchiveCompression;
@@ -268,6 +269,14 @@ impl DumpManifest {
                 .because(what)
                 .hint("the object was swapped or changed; use another backup")),
         }
+    }
+
+    /// Reads the manifest of `stem` in a repository, with its bytes as they are.
+    pub async fn fetch(repository: &Repository, instance: &InstanceName, stem: &DumpStem) -> Result<(Bytes, Self)> {
+        let key = stem.object(Ending::Manifest).key(instance);
+        let body = repository.storage().get(&key, document::LIMIT_BYTES).await?;
+        let manifest = Self::from_json(&body, instance, stem)?;
+        Ok((body, manifest))
     }
 
     /// What in it does not belong to this dump.
