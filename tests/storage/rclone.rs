@@ -9,7 +9,8 @@ use pgkeep::storage::{Address, Fault, Missing, Prefix, StorageError};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::rclone::Remotes;
-use crate::contract::key;
+use crate::common::weed::Weed;
+use crate::contract::{key, noise};
 use crate::stores::House;
 
 fn house() -> House {
@@ -118,6 +119,38 @@ async fn what_another_gateway_stored_is_seen_at_once() {
             _ => assert_eq!(one.head(&name).await.unwrap().size_bytes, 1),
         }
     }
+}
+
+/// In a bucket a directory is there when something is in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_without_directories_takes_a_repository_at_any_depth() {
+    let (weed, set) = (Weed::shared(), |name: &str, value: &str| (name.to_owned(), value.to_owned()));
+    let mut environment = Remotes::none().environment().to_vec();
+    environment.extend([
+        set("RCLONE_CONFIG_FAR_TYPE", "s3"),
+        set("RCLONE_CONFIG_FAR_PROVIDER", "SeaweedFS"),
+        set("RCLONE_CONFIG_FAR_ENDPOINT", &weed.endpoint()),
+        set("RCLONE_CONFIG_FAR_ACCESS_KEY_ID", Weed::ACCESS_KEY),
+        set("RCLONE_CONFIG_FAR_SECRET_ACCESS_KEY", weed.secret_key()),
+    ]);
+    let (house, bucket) = (House::with(&environment), weed.bucket("rclone"));
+    let repo = format!("rclone:far:{}/postgres/backups", bucket.name());
+    assert_eq!(refused(&house, &repo, Missing::Refuse).await.fault, Fault::NotFound);
+    let storage = house.open(&repo).await;
+    assert_eq!(storage.list(&Prefix::root()).await.unwrap(), []);
+    storage.create(&key("data/x"), "1".into()).await.unwrap();
+    let mut writer = storage.writer(&key("data/large"), None).await.unwrap();
+    for seed in 0..3 {
+        writer.write(noise(seed, 5 << 20)).await.unwrap();
+    }
+    writer.finish().await.unwrap();
+    assert_eq!(bucket.keys(), ["postgres/backups/data/large", "postgres/backups/data/x"]);
+    let again = Address::parse(&repo).unwrap().open(&house.access(), Missing::Refuse).await.unwrap();
+    assert_eq!(again.list(&Prefix::folder("data").unwrap()).await.unwrap().len(), 2);
+    assert_eq!(again.create(&key("data/x"), "2".into()).await.unwrap_err().fault, Fault::Exists);
+    again.delete_all(&[key("data/x"), key("data/large")]).await.unwrap();
+    assert_eq!(bucket.keys(), [""; 0]);
+    assert_eq!(bucket.uploads(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
