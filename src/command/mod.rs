@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod databases;
+pub mod drop_in;
 pub mod dump;
 pub mod finding;
 mod place;

@@ -23,7 +23,7 @@ pub async fn look(
         Address::Local(path) => Some(path.as_path()),
         _ => None,
     };
-    let storage = match place.address.open(&context.access(), Missing::Refuse).await {
+    let storage = match place.store(context, Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
             // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.
