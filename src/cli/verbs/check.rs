@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use pgkeep::command::check::{self, Options};
+use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::finding::Finding;
 use pgkeep::command::{Context, Outcome};
 use pgkeep::error::Result;
@@ -31,6 +32,7 @@ fn options(context: &Context, request: &Request, args: CheckArgs) -> Result<Opti
         configuration: request.origin.clone(),
         instance: super::instance(request)?,
         repositories: request.repositories.clone(),
+        directories: request.drop_in.as_ref().map(DropIn::directories).unwrap_or_default(),
         connection: super::source_flags(request, &args.connection),
         connect_retry: args.connection.connect_retry,
         clients: super::clients(context, &args.connection),

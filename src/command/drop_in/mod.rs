@@ -8,13 +8,15 @@
 mod report;
 mod retention;
 
+use std::path::PathBuf;
+
 use chrono::{DateTime, Utc};
 
 use super::databases::Databases;
 use super::dump::{self, Compress, Item, Options, Plan, PlannedItem, WantedGlobals};
 use super::{Context, Outcome, Place};
 use crate::config::directories::make_readable;
-use crate::config::env_file::{Bucket, EnvFile, Remote};
+use crate::config::env_file::{Bucket, Directories, EnvFile, Remote};
 use crate::config::secret::Secret;
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
@@ -58,6 +60,13 @@ impl DropIn {
     /// The repositories, that of this host first: bytes are read from there if they can be.
     pub fn places(&self) -> Vec<Place> {
         self.local.iter().chain(&self.remote).cloned().collect()
+    }
+
+    /// Where a dump writes beside its repositories.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let Directories { base, reports, log } = &self.env_file.directories;
+        let base = self.local.is_some().then_some(base);
+        base.into_iter().chain([reports, log]).cloned().collect()
     }
 
     /// Who compresses, and how much.
