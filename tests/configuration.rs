@@ -90,6 +90,10 @@ fn without_repo_a_command_works_on_all_that_are_configured_and_by_its_name_on_on
         world.pgkeep(words).run().succeeds();
     }
     assert!(fs::read(world.path("x")).unwrap().starts_with(b"PGDMP"));
+    // From all that are configured to the one that is named.
+    let outcome = world.pgkeep("copy --missing --to near").run().succeeds();
+    assert_eq!((world.backups("near"), world.backups("far")), (2, 2), "{}", outcome.transcript());
+    world.pgkeep("copy --missing --to nowhere").run().exits(2);
 }
 
 #[test]

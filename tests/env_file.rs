@@ -114,6 +114,8 @@ fn every_verb_works_by_the_env_file() {
     let archive = world.pgkeep("restore dump latest -d shop --to-file ./out.dump").run().succeeds();
     let stored = fs::read(world.path("base/data").join(stem + ".dump")).unwrap();
     assert!(fs::read(world.path("out.dump")).unwrap() == stored, "{}", archive.transcript());
+    world.pgkeep("copy --missing --to ./second").run().succeeds();
+    world.workspace.pgkeep(["verify", "--all", "--deep", "--repo", "./second"]).run().succeeds();
     // The log is of dumps, as it was.
     let log = world.log();
     world.pgkeep("verify").run().succeeds();

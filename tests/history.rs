@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use pgkeep::pg::archive::ArchiveCompression;
 use pgkeep::repo::{
-    DumpDetails, DumpManifest, GlobalsIncluded, IntentDocument, Marker, ObjectRole, Proof, RunRecord, RunStatus,
-    SystemIdentifier, Verb, Verdict,
+    Compression, DumpDetails, DumpManifest, GlobalsIncluded, IntentDocument, Marker, ObjectRole, Proof, RunRecord,
+    RunStatus, SystemIdentifier, Verb, Verdict,
 };
 use serde::de::DeserializeOwned;
 
@@ -41,6 +42,19 @@ fn a_manifest_of_format_1() {
     let mut now: serde_json::Value = serde_json::from_slice(&manifest.to_json().unwrap()).unwrap();
     now.as_object_mut().unwrap().remove("seal").unwrap();
     assert_eq!(now, then);
+}
+
+/// An archive that `pg_dump` compressed, in parts.
+#[test]
+fn a_manifest_of_parts_of_format_1() {
+    let body = fixture("parts.manifest.json");
+    let manifest = DumpManifest::from_json(&body, &"main".parse().unwrap(), &STEM.parse().unwrap()).unwrap();
+    assert_eq!(manifest.compression, Compression::by_pg_dump(ArchiveCompression::Gzip, Some(9)));
+    let parts: Vec<String> = manifest.archive().map(|object| object.name.to_string()).collect();
+    assert_eq!(parts, [format!("{STEM}.dump.part0001"), format!("{STEM}.dump.part0002")]);
+    let then: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let now: serde_json::Value = serde_json::from_slice(&manifest.to_json().unwrap()).unwrap();
+    assert_eq!((&now["objects"], &now["compression"]), (&then["objects"], &then["compression"]));
 }
 
 #[test]

@@ -448,3 +448,33 @@ fn check_looks_at_each_repository() {
     assert_eq!((&opened[0]["severity"], opened[0]["subject"].as_str()), (&"ok".into(), two.first().to_str()));
     assert_eq!((&opened[1]["severity"], opened[1]["subject"].as_str()), (&"fail".into(), two.second().to_str()));
 }
+
+#[test]
+fn a_dump_into_two_repositories_is_one_backup_and_one_run() {
+    let two = Two::new();
+    let cluster = &Stored::get().cluster;
+    let dump = || {
+        let call = two.workspace.pgkeep_on(cluster, ["dump", "-d", "shop", "--check", "decode", "--json"]);
+        call.arg("--repo").arg(two.second()).run()
+    };
+    let runs = || two.run(&["report", "runs", "--json"]).succeeds().json()["items"].as_array().unwrap().clone();
+    let (before, kept) = (runs().len(), ids(&two.workspace).len());
+    let id = dump().succeeds().json()["items"][0]["id"].as_str().unwrap().to_owned();
+    let after = runs();
+    assert_eq!(after.len(), before + 1, "{after:#?}");
+    assert_eq!((&after[0]["status"], after[0]["repositories"].as_array().unwrap().len()), (&"SUCCEEDED".into(), 2));
+    let list = two.run(&["report", "list", "--json"]).succeeds().json();
+    assert_eq!(list["items"].as_array().unwrap().len(), kept + 1);
+    assert_eq!(copies(item(&list, &id)).len(), 2);
+
+    // One that takes no part is no reason to think that the dump was not made.
+    let marker = two.second().join("pgkeep.json");
+    let whole = fs::read(&marker).unwrap();
+    fs::write(&marker, "{\"form").unwrap();
+    let id = dump().exits(10).json()["items"][0]["id"].as_str().unwrap().to_owned();
+    fs::write(&marker, whole).unwrap();
+    assert_eq!(runs()[0]["repositories"].as_array().unwrap().len(), 1);
+    let overview = two.run(&["report", "--json"]).exits(13).json();
+    assert_eq!(findings(&overview, "copy-missing")[0]["subject"], id);
+    assert!(findings(&overview, "no-good-backup").is_empty(), "{overview:#}");
+}

@@ -14,6 +14,9 @@ use common::equality::{Snapshot, assert_equal};
 use common::pgkeep::{Pgkeep, tree};
 use common::stored::copy_tree;
 use common::{Cluster, Outcome, PgVersion, Workspace};
+use pgkeep::digest::Fingerprint;
+use pgkeep::pg::archive::ArchiveCompression;
+use pgkeep::repo::{Compression, DumpManifest, StoredObject};
 use serde_json::{Value, json};
 
 const PART_BYTES: u64 = 5 << 20;
@@ -142,7 +145,7 @@ fn parts_are_joined_by_cat_and_by_a_restore() {
             verify(&workspace, level).succeeds();
         }
         let shown = workspace.pgkeep(["report", "show", &id, "--json", "--repo"]).arg(workspace.repository());
-        let keys = shown.run().succeeds().json()["items"][0]["keys"].clone();
+        let keys = shown.run().succeeds().json()["items"][0]["repositories"][0]["keys"].clone();
         assert_eq!(
             keys.as_array().unwrap().iter().filter(|key| key.as_str().unwrap().contains(".part")).count(),
             parts.len()
@@ -216,8 +219,8 @@ fn every_damaged_part_is_named_and_nothing_is_restored_from_it() {
                 let expected = match damage {
                     Damage::Delete => "object-missing",
                     Damage::Cut | Damage::Empty | Damage::Append => "object-size",
-                    // Cut to the byte all parts but the last are of one size; between frames they may differ.
                     Damage::Flip => "object-hash",
+                    // Cut to the byte, parts are of one size; between frames they may differ.
                     Damage::Swap => &found[0].0,
                 };
                 assert!(found.iter().all(|(id, _)| id == expected), "{method} {damage:?}: {found:?}");
@@ -277,7 +280,7 @@ fn an_archive_that_pg_dump_compressed_is_stored_as_it_comes() {
 #[test]
 fn compressed_data_that_do_not_decode_make_no_backup() {
     let (world, workspace) = (World::get(), Workspace::new());
-    // The first byte of what zlib made of the last table's rows, whose block follows its dump id and a length.
+    // A byte in the middle of the archive, which is one of the largest table's.
     let body = "\"$real\" \"$@\" > \"$HOME/whole\"
         cp \"$HOME/whole\" \"$HOME/flipped\"
         printf '\\125' | dd of=\"$HOME/flipped\" bs=1 seek=$(( $(stat -c %s \"$HOME/whole\") / 2 )) conv=notrunc 2>/dev/null
@@ -289,6 +292,44 @@ fn compressed_data_that_do_not_decode_make_no_backup() {
     assert!(message.contains("data of TABLE DATA public.noise") && message.contains("do not decode"), "{message}");
     assert_eq!(tree(&workspace.repository().join("main/dumps")), [""; 0]);
     assert_eq!(tree(&workspace.repository().join("main/intents")), [""; 0]);
+}
+
+/// Nothing here decodes lz4, so a deep verification that passes would say too much.
+#[test]
+fn what_cannot_be_decoded_is_not_verified() {
+    let (cluster, workspace) = (Cluster::plain(PgVersion::V18), Workspace::new());
+    cluster.create_database("shop");
+    cluster.sql("shop", "CREATE TABLE t AS SELECT 1 AS a");
+    workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--compress", "gzip:0"]).run().succeeds();
+    let dump = only_dump(&workspace);
+    // As if pg_dump had been told -Z lz4: one byte of the header says it, and the blocks are framed alike.
+    let mut archive = fs::read(dump.file(".dump")).unwrap();
+    assert_eq!(std::mem::replace(&mut archive[11], 2), 0);
+    fs::write(dump.file(".dump"), &archive).unwrap();
+    let (main, stem) = ("main".parse().unwrap(), dump.id().parse().unwrap());
+    let sealed = fs::read(dump.file(".manifest.json")).unwrap();
+    let mut manifest = DumpManifest::from_json(&sealed, &main, &stem).unwrap();
+    manifest.compression = Compression::by_pg_dump(ArchiveCompression::Lz4, None);
+    manifest.plain = Fingerprint::of(&archive);
+    manifest.objects[0] = StoredObject::new(&stem, manifest.objects[0].name.ending, manifest.plain);
+    let lines = manifest.checksum_lines();
+    fs::write(dump.file(".dump.sha256"), &lines).unwrap();
+    manifest.objects[1] = StoredObject::new(&stem, manifest.objects[1].name.ending, Fingerprint::of(lines.as_bytes()));
+    fs::write(dump.file(".manifest.json"), manifest.to_json().unwrap()).unwrap();
+
+    verify(&workspace, &[]).succeeds();
+    let outcome = verify(&workspace, &["--deep"]).exits(11);
+    assert_eq!(findings(&outcome), [("object-not-read".to_owned(), dump.id() + ".dump")]);
+    assert!(
+        outcome.stdout.contains("compressed it with lz4, which pgkeep does not decode"),
+        "{}",
+        outcome.transcript()
+    );
+    // A header that says otherwise than the manifest is no archive of this backup.
+    manifest.compression = Compression::by_pg_dump(ArchiveCompression::Gzip, Some(9));
+    fs::write(dump.file(".manifest.json"), manifest.to_json().unwrap()).unwrap();
+    let outcome = verify(&workspace, &["--deep"]).exits(6);
+    assert_eq!(findings(&outcome)[0].0, "archive-differs", "{}", outcome.transcript());
 }
 
 /// A directory with a `pg_dump` that does what `body` says, `$real` being the real one.

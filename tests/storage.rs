@@ -4,6 +4,8 @@
 //! Needs `strace`, `unshare` and `mount`. As root it also checks the owner rule for real; otherwise it says what it
 //! left out.
 
+#[path = "storage/canned.rs"]
+mod canned;
 #[path = "storage/child.rs"]
 mod child;
 #[path = "storage/contract.rs"]
@@ -12,6 +14,8 @@ mod contract;
 mod faults;
 #[path = "storage/local.rs"]
 mod local;
+#[path = "storage/s3.rs"]
+mod s3;
 #[path = "storage/stores.rs"]
 mod stores;
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind, Result};
 use pgkeep::progress::{Silent, Task};
-use pgkeep::stream::{Compressed, Compression, Decompressed, Observer, compress, decompress, pass};
+use pgkeep::stream::{Compressed, Compression, Decompressed, Observer, compress, decompress, pass, relay};
 
 const BLOCK_BYTES: usize = 4 << 20;
 
@@ -321,6 +321,71 @@ async fn a_bomb_stops_at_the_expected_size() {
     let (stored, _) = compressed(&b"four"[..], 1, ()).await.unwrap();
     let error = decoded(&stored, 100, 1, Some(5)).await.unwrap_err();
     assert!(error.to_string().contains("it decodes to 4 bytes, expected were 5"), "{error}");
+}
+
+async fn relayed<R, O>(input: R, observer: O) -> Result<(Vec<u8>, Compressed<O>)>
+where
+    R: Read + Send + 'static,
+    O: Observer + 'static,
+{
+    let mut stream = relay(input, observer, Arc::new(Silent))?;
+    let mut stored = Vec::new();
+    while let Some(piece) = stream.next().await? {
+        assert!(!piece.is_empty());
+        stored.extend_from_slice(&piece);
+    }
+    Ok((stored, stream.finish().await?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_as_it_comes_is_seen_hashed_and_never_looks_whole_when_it_broke() {
+    for len in [0, 1, 1 << 20, BLOCK_BYTES * 2 + 3] {
+        let plain = sample(len, 9);
+        let (stored, totals) = relayed(io::Cursor::new(plain.clone()), Seen::default()).await.unwrap();
+        assert!(stored == plain && totals.observer.0 == plain);
+        assert_eq!((totals.stored, totals.plain), (Fingerprint::of(&plain), Fingerprint::of(&plain)));
+    }
+    let broken = Broken { left: 3 << 20 };
+    let error = relayed(broken, ()).await.map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "read the stream at byte 3145728: broken pipe");
+    let error = relayed(io::Cursor::new(sample(100, 1)), Objects).await.map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "this is no archive");
+
+    let mut left = relay(io::repeat(b'x'), (), Arc::new(Silent)).unwrap();
+    left.next().await.unwrap().unwrap();
+    let error = left.finish().await.map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "read the stream: it was not taken to its end");
+}
+
+#[derive(Debug, Default)]
+struct Seen(Vec<u8>);
+
+impl Observer for Seen {
+    fn observe(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Objects;
+
+impl Observer for Objects {
+    fn observe(&mut self, _bytes: &[u8]) -> Result<()> {
+        Err(Error::new(Kind::Verification, "this is no archive"))
+    }
+}
+
+struct Broken {
+    left: usize,
+}
+
+impl Read for Broken {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.left.min(buf.len());
+        self.left -= count;
+        if count == 0 { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(count) }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,6 +102,7 @@ pub enum Work {
     #[command(subcommand)]
     Restore(RestoreVerb),
     Verify(VerifyArgs),
+    Copy(CopyArgs),
     Report(ReportArgs),
     Check(CheckArgs),
 }
@@ -295,6 +296,39 @@ pub struct VerifyArgs {
     /// Also decode every byte and read the archive to its end (level L2)
     #[arg(long)]
     pub deep: bool,
+}
+
+/// Send backups that another repository lacks
+///
+/// Reads each object from a --repo that has the backup, compares it with the manifest on the way, stores it in the
+/// repository of --to and reads it again there; the manifest comes last. What is there already is left alone; what a copy
+/// that was interrupted has stored is not sent again. A repository of --to that does not exist is created.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pgkeep copy --missing --to /mnt/second --repo /backups
+  pgkeep copy latest -d shop --to /mnt/second --repo /backups
+  pgkeep copy --missing --to /mnt/second --repo /backups --dry-run")]
+pub struct CopyArgs {
+    /// Id of the backup, a unique beginning of it, or latest
+    #[arg(value_name = "ID", required_unless_present = "missing", add = ArgValueCompleter::new(backup_ids))]
+    pub id: Option<String>,
+
+    /// Every good backup that the repository of --to does not have
+    #[arg(long, conflicts_with = "id")]
+    pub missing: bool,
+
+    /// The repository that is copied to: an address, or the name of a configured one
+    #[arg(long, value_name = "ADDRESS", value_hint = clap::ValueHint::DirPath)]
+    pub to: String,
+
+    /// Only backups of this database
+    #[arg(short, long, value_name = "DATABASE")]
+    pub dbname: Option<String>,
+
+    /// Print what would be copied and store nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Say what is stored, and whether it can be trusted

@@ -145,6 +145,7 @@ async fn command(common: Common, work: Work) -> ExitCode {
         Work::Dump(args) => verbs::dump(&mut screen, &context, &request, args).await,
         Work::Restore(verb) => verbs::restore(&mut screen, &context, &request, verb).await,
         Work::Verify(args) => verbs::verify(&mut screen, &context, &request, args).await,
+        Work::Copy(args) => verbs::copy(&mut screen, &context, &request, args).await,
         Work::Report(args) => verbs::report(&mut screen, &context, &request, args).await,
         Work::Check(args) => verbs::check(&mut screen, &context, &request, args).await,
     }
@@ -163,6 +164,7 @@ fn name_of_work(work: &Work) -> &'static str {
         Work::Dump(_) => "dump",
         Work::Restore(RestoreVerb::Dump(_)) => "restore dump",
         Work::Verify(_) => "verify",
+        Work::Copy(_) => "copy",
         Work::Report(_) => "report",
         Work::Check(_) => "check",
     }

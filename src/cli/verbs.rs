@@ -1,6 +1,7 @@
 //! What each verb is told and how its answer reads.
 
 mod check;
+mod copy;
 mod dump;
 mod report;
 mod restore;
@@ -10,7 +11,7 @@ use std::num::NonZeroUsize;
 
 use pgkeep::config::directories;
 use pgkeep::config::file::ConfiguredRepository;
-use pgkeep::config::load::{Configuration, Origin, Source};
+use pgkeep::config::load::{self, Configuration, Origin, Source};
 use pgkeep::error::{Error, Kind, Result};
 use pgkeep::pg::conninfo::ConnectionFlags;
 use pgkeep::pg::tools::Search;
@@ -24,6 +25,7 @@ use pgkeep::command::finding::Finding;
 use pgkeep::command::{Context, Place};
 
 pub use check::check;
+pub use copy::copy;
 pub use dump::{dump, report_unbegun};
 pub use report::report;
 pub use restore::restore;
@@ -38,13 +40,15 @@ pub struct Request {
     pub origin: Origin,
     /// Those of the configuration, or of `--repo`.
     repositories: Vec<Place>,
+    /// Those that have names.
+    named: Vec<ConfiguredRepository>,
     /// The env file, where it is in force.
     pub drop_in: Option<DropIn>,
 }
 
 impl Request {
     pub fn new(common: Common, configuration: Configuration) -> Result<Self> {
-        let Configuration { origin, source, .. } = configuration;
+        let Configuration { origin, source, named, notices: _ } = configuration;
         let (repositories, drop_in) = match source {
             Source::Repositories(configured) => (places(&configured)?, None),
             Source::EnvFile(env_file) => {
@@ -52,7 +56,7 @@ impl Request {
                 (drop_in.places(), Some(drop_in))
             }
         };
-        Ok(Self { common, origin, repositories, drop_in })
+        Ok(Self { common, origin, repositories, named, drop_in })
     }
 }
 
@@ -66,6 +70,11 @@ fn repositories(request: &Request) -> Result<Vec<Place>> {
         return Err(Error::usage("no repository is named").hint(hint));
     }
     Ok(request.repositories.clone())
+}
+
+/// A repository that is typed elsewhere than behind `--repo`.
+fn repository(request: &Request, typed: &str) -> Result<Place> {
+    Place::configured(&load::repository(typed, &request.named)?)
 }
 
 /// The repositories, each once.

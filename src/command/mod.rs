@@ -2,6 +2,7 @@
 //! only, printable, the dry run), then an [`Outcome`].
 
 pub mod check;
+pub mod copy;
 pub mod databases;
 pub mod drop_in;
 pub mod dump;

@@ -90,7 +90,7 @@ impl BackupWriter {
             Claim::Ours(intent) => intent,
             Claim::Taken => return Ok(None),
         };
-        let writer = Self { repository: repository.clone(), intent, stem };
+        let writer = Self::of(repository, intent, stem);
         // After the claim, so that from here on every object of this name is ours, to be removed if we fail.
         match writer.is_free().await {
             Ok(true) => Ok(Some(writer)),
@@ -104,8 +104,13 @@ impl BackupWriter {
     }
 
     /// Whether no object of this name is there.
-    async fn is_free(&self) -> Result<bool> {
+    pub(super) async fn is_free(&self) -> Result<bool> {
         Ok(objects::stored(&self.repository, self.instance(), &self.stem).await?.is_empty())
+    }
+
+    /// The writer of a backup whose name somebody else has claimed by `intent`.
+    pub(super) fn of(repository: &Repository, intent: Arc<Intent>, stem: DumpStem) -> Self {
+        Self { repository: repository.clone(), intent, stem }
     }
 
     pub fn id(&self) -> &BackupId {
@@ -157,6 +162,21 @@ impl BackupWriter {
             Ok(body) => body,
             Err(error) => return self.give_up(error).await,
         };
+        self.publish(body).await
+    }
+
+    /// As [`BackupWriter::commit`], with the manifest as another repository has it, byte by byte: it keeps its seal. Where
+    /// the store could not be asked, what was stored stays: the next copy goes on with it.
+    pub async fn commit_copy(self, body: Bytes) -> Result<()> {
+        match self.confirm(&body).await {
+            Ok(()) => self.publish(body).await,
+            Err(error) if error.kind == Kind::Verification => self.give_up(error).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores the manifest, the last of all.
+    async fn publish(self, body: Bytes) -> Result<()> {
         let key = self.key(Ending::Manifest);
         let mut stored = self.repository.storage().create(&key, body.clone()).await;
         let lost = matches!(&stored, Err(error) if error.fault == Fault::Unavailable);
@@ -188,11 +208,16 @@ impl BackupWriter {
     /// The manifest's bytes, once everything is in place for it.
     async fn prepare(&self, manifest: &DumpManifest) -> Result<Bytes> {
         let body = manifest.to_json()?;
-        DumpManifest::from_json(&body, self.instance(), &self.stem)?;
-        self.confirm_objects(manifest).await?;
-        // Last before the manifest: a prune that took us for dead has removed the intent or found it too old.
-        self.intent.still_ours().await?;
+        self.confirm(&body).await?;
         Ok(body)
+    }
+
+    /// Everything is in place for the manifest in `body`.
+    async fn confirm(&self, body: &[u8]) -> Result<()> {
+        let manifest = DumpManifest::from_json(body, self.instance(), &self.stem)?;
+        self.confirm_objects(&manifest).await?;
+        // Last before the manifest: a prune that took us for dead has removed the intent or found it too old.
+        self.intent.still_ours().await
     }
 
     async fn give_up(self, error: Error) -> Result<()> {

@@ -50,6 +50,26 @@ pub struct IntentDocument {
     pub started_at: DateTime<Utc>,
 }
 
+impl IntentDocument {
+    fn of(lock: &Lock, id: BackupId, host: &str, started_at: DateTime<Utc>) -> Self {
+        Self {
+            format: FORMAT,
+            id,
+            instance: lock.instance().clone(),
+            verb: lock.holder().verb,
+            host_id: lock.host_id().clone(),
+            host: host.to_owned(),
+            pid: lock.holder().pid,
+            lock_token: lock.holder().token.clone(),
+            started_at,
+        }
+    }
+
+    fn key(&self) -> Key {
+        StoredName::Intent { instance: self.instance.clone(), id: self.id.clone() }.key()
+    }
+}
+
 /// An intent of this process.
 #[derive(Debug)]
 pub struct Intent {
@@ -85,28 +105,33 @@ impl Intent {
         host: &str,
         started_at: DateTime<Utc>,
     ) -> Result<Claim> {
-        let instance = lock.instance().clone();
-        let key = StoredName::Intent { instance: instance.clone(), id: id.clone() }.key();
-        let document = IntentDocument {
-            format: FORMAT,
-            id,
-            instance,
-            verb: lock.holder().verb,
-            host_id: lock.host_id().clone(),
-            host: host.to_owned(),
-            pid: lock.holder().pid,
-            lock_token: lock.holder().token.clone(),
-            started_at,
-        };
-        match repository.storage().create(&key, document::to_json(&document)?).await {
-            Ok(()) => {}
-            Err(error) if error.fault == Fault::Exists => return Ok(Claim::Taken),
-            Err(error) => return Err(error.into()),
+        let document = IntentDocument::of(lock, id, host, started_at);
+        match repository.storage().create(&document.key(), document::to_json(&document)?).await {
+            Ok(()) => Ok(Claim::Ours(Self::kept(repository, document))),
+            Err(error) if error.fault == Fault::Exists => Ok(Claim::Taken),
+            Err(error) => Err(error.into()),
         }
-        let storage = repository.shared_storage();
+    }
+
+    /// Puts an intent of this run in the place of one that a dead run left. The caller has judged that one, and sees to
+    /// it that nobody removes it meanwhile.
+    pub(super) async fn take_over(
+        repository: &Repository,
+        lock: &Lock,
+        id: BackupId,
+        host: &str,
+        started_at: DateTime<Utc>,
+    ) -> Result<Arc<Self>> {
+        let document = IntentDocument::of(lock, id, host, started_at);
+        repository.storage().replace(&document.key(), document::to_json(&document)?).await?;
+        Ok(Self::kept(repository, document))
+    }
+
+    fn kept(repository: &Repository, document: IntentDocument) -> Arc<Self> {
+        let (storage, key) = (repository.shared_storage(), document.key());
         let intent = Arc::new(Self { storage, key, document, phase: Mutex::new(Phase::Ours) });
         tokio::spawn(keep_fresh(Arc::downgrade(&intent), REFRESH_EVERY));
-        Ok(Claim::Ours(intent))
+        intent
     }
 
     pub fn id(&self) -> &BackupId {
@@ -207,6 +232,18 @@ pub async fn intents(repository: &Repository, instance: &InstanceName) -> Result
     });
     let seen: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
     Ok(seen.into_iter().flatten().collect())
+}
+
+/// The intent of one backup, if there is one.
+pub(super) async fn intent_of(
+    repository: &Repository,
+    instance: &InstanceName,
+    id: &BackupId,
+) -> Result<Option<SeenIntent>> {
+    let key = StoredName::Intent { instance: instance.clone(), id: id.clone() }.key();
+    let Some(head) = document::head_if_there(repository.storage(), &key).await? else { return Ok(None) };
+    let document = document::read_if_there(repository.storage(), &key).await?;
+    Ok(document.map(|document| SeenIntent { document, modified: head.modified }))
 }
 
 /// Whether a backup is still being made, and why we think so.

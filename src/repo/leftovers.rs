@@ -2,6 +2,8 @@
 //!
 //! The lock proves that they are dead, so nothing has to age. Runs of other hosts are left to a prune.
 
+use std::collections::BTreeSet;
+
 use super::document;
 use super::intent::{SeenIntent, intents};
 use super::layout::{BackupId, DumpStem, Ending, StoredName};
@@ -16,15 +18,31 @@ use crate::error::{Doing as _, Kind, Result};
 ///
 /// Can be run again after a crash: an intent goes after what it names.
 pub async fn remove_leftovers(repository: &Repository, lock: &Lock, host: &str) -> Result<Vec<BackupId>> {
+    remove_leftovers_but(repository, lock, host, &BTreeSet::new()).await
+}
+
+/// As [`remove_leftovers`], but for the backups that the run is about to go on with.
+pub async fn remove_leftovers_but(
+    repository: &Repository,
+    lock: &Lock,
+    host: &str,
+    wanted: &BTreeSet<BackupId>,
+) -> Result<Vec<BackupId>> {
     let instance = lock.instance();
-    remove(repository, lock, host)
+    remove(repository, lock, host, wanted)
         .await
         .doing(Kind::Storage, || format!("remove what killed runs left in instance {instance}"))
 }
 
-async fn remove(repository: &Repository, lock: &Lock, host: &str) -> Result<Vec<BackupId>> {
+async fn remove(
+    repository: &Repository,
+    lock: &Lock,
+    host: &str,
+    wanted: &BTreeSet<BackupId>,
+) -> Result<Vec<BackupId>> {
     let mut removed = Vec::new();
-    for intent in intents(repository, lock.instance()).await? {
+    let intents = intents(repository, lock.instance()).await?;
+    for intent in intents.into_iter().filter(|intent| !wanted.contains(&intent.document.id)) {
         if is_dead(&intent, lock, host)
             && let Ok(stem) = intent.document.id.as_str().parse::<DumpStem>()
         {
@@ -41,7 +59,7 @@ async fn remove(repository: &Repository, lock: &Lock, host: &str) -> Result<Vec<
 }
 
 /// The host's name counts beside its id: the clone of a machine has the id of the original, and not its locks.
-fn is_dead(intent: &SeenIntent, lock: &Lock, host: &str) -> bool {
+pub(super) fn is_dead(intent: &SeenIntent, lock: &Lock, host: &str) -> bool {
     let seen = &intent.document;
     let ours = &seen.host_id == lock.host_id() && seen.host == host && seen.verb == lock.holder().verb;
     ours && seen.lock_token != lock.holder().token

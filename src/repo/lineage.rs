@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::document::{self, FORMAT};
 use super::intent::READS_AT_ONCE;
 use super::layout::{BackupId, Folder, StoredName};
+use super::manifest::DumpManifest;
 use super::name::{InstanceName, SystemIdentifier};
 use super::repository::Repository;
 use crate::error::{Doing as _, Error, Kind, Result};
@@ -74,6 +75,18 @@ impl Lineage {
         let mut lineages: Vec<Self> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
         lineages.sort_by_key(|lineage| lineage.first_seen);
         Ok(lineages)
+    }
+
+    /// What a backup tells of its lineage, where nobody else does.
+    pub fn first_seen_in(manifest: &DumpManifest, system_identifier: SystemIdentifier) -> Self {
+        Self {
+            format: FORMAT,
+            system_identifier,
+            major_version: manifest.server.number / 10_000,
+            first_seen: manifest.started_at,
+            server_host: manifest.source.host.clone(),
+            first_backup: Some(manifest.id.clone()),
+        }
     }
 
     /// Stores the lineage if it is not there yet.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::document::{self, FORMAT};
 use super::layout::{BackupId, DumpStem, Ending, ObjectName, ObjectRole, Packing, PartNumber};
 use super::name::{InstanceName, SystemIdentifier};
+use super::repository::Repository;
 use crate::digest::{Fingerprint, Sha256};
 use crate::error::{Error, Kind, Result};
 use crate::pg::archive::ArchiveCompression;
@@ -270,6 +271,14 @@ impl DumpManifest {
         }
     }
 
+    /// Reads the manifest of `stem` in a repository, with its bytes as they are.
+    pub async fn fetch(repository: &Repository, instance: &InstanceName, stem: &DumpStem) -> Result<(Bytes, Self)> {
+        let key = stem.object(Ending::Manifest).key(instance);
+        let body = repository.storage().get(&key, document::LIMIT_BYTES).await?;
+        let manifest = Self::from_json(&body, instance, stem)?;
+        Ok((body, manifest))
+    }
+
     /// What in it does not belong to this dump.
     fn stranger(&self, instance: &InstanceName, stem: &DumpStem) -> Option<String> {
         if self.id.as_str() != stem.to_string() || &self.instance != instance {
@@ -459,6 +468,24 @@ pub(super) mod tests {
         ] {
             assert_eq!(with(endings, compression).unwrap_err().kind, Kind::Verification, "{endings:?} {compression}");
         }
+    }
+
+    #[test]
+    fn a_manifest_of_as_many_parts_as_there_are_numbers_is_read() {
+        let at = "2025-01-31T02:03:04Z".parse().unwrap();
+        // Names as long as they come.
+        let (main, database) = ("main".parse().unwrap(), "d".repeat(100));
+        let mut manifest = sample(&main, &database, at);
+        let stem = DumpStem::new(&database, Stamp::of(at), &"h".repeat(32));
+        manifest.id = (&stem).into();
+        let numbers = std::iter::successors(Some(PartNumber::FIRST), |number| number.next());
+        let ending = |number| Ending::Archive { packing: Packing::Zstd, part: Some(number) };
+        let stored = Fingerprint { size_bytes: 1 << 40, ..Fingerprint::of(b"x") };
+        manifest.objects = numbers.map(|number| StoredObject::new(&stem, ending(number), stored)).collect();
+        assert_eq!(manifest.objects.len(), 9999);
+        let body = manifest.to_json().unwrap();
+        assert!((body.len() as u64) < document::LIMIT_BYTES, "{}", body.len());
+        assert_eq!(DumpManifest::from_json(&body, &main, &stem).unwrap(), manifest);
     }
 
     #[test]

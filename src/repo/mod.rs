@@ -5,6 +5,7 @@
 //! intents, then manifests listed; what none of these names removed). `tests/interleaving` runs them against each
 //! other in every order.
 
+mod adoption;
 pub mod archive;
 mod backup;
 mod catalogue;
@@ -34,6 +35,7 @@ mod sweep;
 mod union;
 
 pub use crate::storage::CreateOnly;
+pub use adoption::Adoption;
 pub use backup::BackupWriter;
 pub use catalogue::{Backup, Catalogue, Defect, Entry, Unreadable};
 pub use details::DumpDetails;
@@ -47,7 +49,7 @@ pub use layout::{
     BackupId, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName, ProofName,
     RunName, StoredName, Verb, Verdict, instance_folder,
 };
-pub use leftovers::remove_leftovers;
+pub use leftovers::{remove_leftovers, remove_leftovers_but};
 pub use lineage::{Kinship, Lineage, NewLineage};
 pub use lock::{Holder, Lock, LockState};
 pub use manifest::{
@@ -67,4 +69,4 @@ pub use selection::{Choice, Chosen, Which};
 pub use series::Series;
 pub use state::{HostId, RepositoryId, StateDirectory};
 pub use sweep::{RUNS_KEPT, SweepPlan, Swept};
-pub use union::{HeldCopy, Holding, Union};
+pub use union::{HeldCopy, Holding, Union, disagreement};

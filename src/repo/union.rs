@@ -151,7 +151,7 @@ impl HeldCopy {
 }
 
 /// What two manifests of one id say differently about what was dumped.
-fn disagreement(one: &DumpManifest, two: &DumpManifest) -> Option<String> {
+pub fn disagreement(one: &DumpManifest, two: &DumpManifest) -> Option<String> {
     let differ = |what: &str, one: String, two: String| (one != two).then(|| format!("{what} {one} and {two}"));
     let system = |manifest: &DumpManifest| manifest.system_identifier.map_or("unknown".to_owned(), |id| id.to_string());
     let part = |manifest: &DumpManifest| if manifest.filtered { "a part" } else { "the whole" }.to_owned();

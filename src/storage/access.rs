@@ -44,7 +44,7 @@ impl Default for Patience {
             answer: Duration::from_secs(30),
             slowest_bytes_per_second: 128 << 10,
             stall: Duration::from_secs(30),
-            attempts: 6,
+            attempts: 8,
             pause: Duration::from_millis(250),
             longest_pause: Duration::from_secs(15),
         }

@@ -118,6 +118,10 @@ impl Storage for S3Storage {
         read::open(&self.client, key, range).await
     }
 
+    async fn get(&self, key: &Key, limit_bytes: u64) -> Result<Bytes> {
+        read::get_small(&self.client, key, limit_bytes).await
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta> {
         read::head(&self.client, key).await
     }

@@ -56,6 +56,15 @@ fn two_writes_and_one_prune() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
+/// What a copy has stored before it died is gone on with, while a prune looks for what nobody owns.
+#[test]
+fn a_copy_that_goes_on_and_one_prune_with_deaths_anywhere() {
+    let here = House::new(&[Writer::here().resumes()], PruneOrder::Right, 2);
+    assert_sound(&here, "a copy goes on and a prune on one host, both may die");
+    let elsewhere = House::new(&[Writer::elsewhere().resumes()], PruneOrder::Right, 2);
+    assert_sound(&elsewhere, "a copy goes on, on another host than prune, both may die");
+}
+
 /// The test can fail: each order that the format forbids is seen to break something.
 #[test]
 fn manifests_before_intents_is_seen_to_break() {

@@ -9,10 +9,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
 use pgkeep::clock::{Clock as _, ManualClock};
 use pgkeep::digest::Fingerprint;
-use pgkeep::error::Result;
+use pgkeep::error::{Error, Kind, Result};
 use pgkeep::repo::{
-    BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Folder,
-    Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof, Repository, Run, RunName,
+    Adoption, BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending,
+    Folder, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof, Repository, Run, RunName,
     RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb,
     Verdict, intents, judged_intents, liveness, runs,
 };
@@ -34,6 +34,8 @@ pub enum WriterOrder {
     Right,
     NoIntent,
     ManifestFirst,
+    /// A copy that goes on with what another one, which died on its host, has stored.
+    Resumes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,10 @@ impl Writer {
 
     pub fn elsewhere() -> Self {
         Self { host: Host::Elsewhere, ..Self::here() }
+    }
+
+    pub fn resumes(self) -> Self {
+        Self { order: WriterOrder::Resumes, ..self }
     }
 
     pub fn small(self) -> Self {
@@ -134,6 +140,12 @@ impl House {
                 writer.commit(&manifest(database, objects)).await.unwrap();
             }
             proof(OLD).store(&repository).await.unwrap();
+            // What a dump left is nobody's; what a copy left, the next one goes on with.
+            let copier = self.writers.iter().find(|writer| writer.order == WriterOrder::Resumes);
+            let state = copier.map_or(&self.here, |writer| self.state(writer.host));
+            let verb = if copier.is_some() { Verb::Copy } else { Verb::Dump };
+            drop(lock);
+            let lock = super::world::lock(&repository, state, verb).unwrap();
             let dies = claim(&repository, &lock, ORPHAN).await.unwrap();
             store_data(&dies, false).await.unwrap();
         };
@@ -240,6 +252,9 @@ async fn write(
     writer: Writer,
 ) -> Result<()> {
     actor.turn("lock").await;
+    if writer.order == WriterOrder::Resumes {
+        return resume(&repository, &state).await;
+    }
     let lock = lock(&repository, &state, Verb::Dump)?;
     match writer.order {
         WriterOrder::Right => {}
@@ -257,6 +272,23 @@ async fn write(
         run.finish(RunOutcome::succeeded(Vec::new()), start()).await?;
     }
     Ok(())
+}
+
+/// What `copy` does with a backup that a copy before it had begun.
+async fn resume(repository: &Repository, state: &StateDirectory) -> Result<()> {
+    let lock = lock(repository, state, Verb::Copy)?;
+    let clock = ManualClock::at(start());
+    let (writer, resumed) = match BackupWriter::adopt(repository, state, &lock, stem(ORPHAN), "db1", &clock).await? {
+        Adoption::New(writer) => (writer, false),
+        Adoption::Resumed(writer) => (writer, true),
+        Adoption::Backup => return Ok(()),
+    };
+    let archive = StoredObject::new(writer.stem(), Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"));
+    let is_there = async || repository.storage().head(&archive.key(&main_instance())).await.is_ok();
+    if !(resumed && is_there().await) {
+        store_data(&writer, false).await?;
+    }
+    writer.commit_copy(manifest(ORPHAN, vec![archive]).to_json()?).await
 }
 
 async fn write_wrongly(repository: &Repository, database: &str, order: WriterOrder) -> Result<()> {
@@ -330,8 +362,14 @@ async fn prune_wrongly(
     Ok(())
 }
 
-fn database_of(writer: usize) -> String {
-    format!("new{writer}")
+fn database_of(at: usize, writer: Writer) -> String {
+    if writer.order == WriterOrder::Resumes { ORPHAN.to_owned() } else { format!("new{at}") }
+}
+
+/// A copy and a prune of one host keep out of each other's way, and what a prune that died has left of a backup without
+/// its intent is not gone on with.
+fn gave_way(error: &Error) -> bool {
+    matches!(error.kind, Kind::Locked | Kind::Refused)
 }
 
 impl World for House {
@@ -347,7 +385,7 @@ impl World for House {
         store.restore(self.past.clone());
         let mut processes = Vec::new();
         for (at, writer) in self.writers.iter().copied().enumerate() {
-            let work = move |repository, state, actor| write(repository, state, actor, database_of(at), writer);
+            let work = move |repository, state, actor| write(repository, state, actor, database_of(at, writer), writer);
             processes.push(self.process(&store, writer.host, work));
         }
         let order = self.prune;
@@ -391,14 +429,16 @@ impl World for House {
             return Some(format!("{loose:?} lie about"));
         }
         let mut expected = BTreeSet::from([KEPT.to_owned()]);
+        let resumes = self.writers.iter().any(|writer| writer.order == WriterOrder::Resumes);
         for (at, process) in processes.iter().enumerate() {
             match (&process.end, at == self.writers.len()) {
+                (Some(End::Done(Err(error))), _) if resumes && gave_way(error) => {}
                 (Some(End::Done(Err(error))), _) => return Some(format!("process {at} failed: {error}")),
                 (Some(End::Done(Ok(()))), true) if there.contains(OLD) => {
                     return Some("the old backup is still there".to_owned());
                 }
                 (Some(End::Done(Ok(()))), false) => {
-                    expected.insert(database_of(at));
+                    expected.insert(database_of(at, self.writers[at]));
                 }
                 _ => {}
             }

@@ -1,7 +1,6 @@
 //! Every kind of store, empty, as the contract and the stories of single stores want it.
 
 use std::any::Any;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,10 +99,6 @@ impl House {
     pub fn noted(&self) -> usize {
         let folder = self.uploads.path().join("uploads");
         if folder.exists() { std::fs::read_dir(folder).unwrap().count() } else { 0 }
-    }
-
-    pub fn uploads(&self) -> &Path {
-        self.uploads.path()
     }
 
     pub fn s3(&self, bucket: &Bucket) -> String {

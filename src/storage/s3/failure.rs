@@ -145,7 +145,7 @@ impl Refusal {
                 stored(format!("connect to {place}: {}", with_last_words(cause))).hint(hint)
             }
             Self::Answered { status, code, message, region } => {
-                let (sentence, hint) = explained(client, &code, region.as_deref());
+                let (sentence, hint) = explained(client, status, &code, region.as_deref());
                 let said = match (code.as_str(), message.as_str()) {
                     ("", "") => format!("{place} answered {status}"),
                     (code, "") => format!("{place} answered {status} {code}"),
@@ -166,7 +166,7 @@ impl Refusal {
 }
 
 /// What the codes mean that a user can do something about, and what.
-fn explained(client: &Client, code: &str, region: Option<&str>) -> (Option<String>, Option<String>) {
+fn explained(client: &Client, status: u16, code: &str, region: Option<&str>) -> (Option<String>, Option<String>) {
     let (bucket, place) = (&client.bucket, &client.place);
     let (sentence, hint) = match code {
         "NoSuchBucket" => (
@@ -188,6 +188,11 @@ fn explained(client: &Client, code: &str, region: Option<&str>) -> (Option<Strin
         "AccessDenied" | "Forbidden" | "AllAccessDisabled" => (
             format!("the key may not do this in bucket {bucket}"),
             "it needs to list, read, write and delete objects of the bucket".to_owned(),
+        ),
+        // The answer to a HEAD has no body.
+        "" if status == 403 => (
+            "the store refuses it and does not tell why".to_owned(),
+            "check the keys, their rights and the clock of this host".to_owned(),
         ),
         "RequestTimeTooSkewed" => {
             ("the clocks of this host and of the store differ".to_owned(), "set the clock of this host".to_owned())

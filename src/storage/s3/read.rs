@@ -11,6 +11,8 @@ use chrono::{DateTime, Utc};
 
 use super::client::Client;
 use super::failure::{Answer, Refusal, Refused, innermost, refusal};
+use super::write::DIGEST;
+use crate::digest::Sha256;
 use crate::storage::retry::pause;
 use crate::storage::{Fault, Key, ObjectMeta, ObjectReader, Result};
 
@@ -52,6 +54,12 @@ pub(super) async fn head(client: &Client, key: &Key) -> Result<ObjectMeta> {
 }
 
 pub(super) async fn open(client: &Arc<Client>, key: &Key, range: Option<Range<u64>>) -> Result<Box<dyn ObjectReader>> {
+    let (reader, _) = begin(client, key, range).await?;
+    Ok(Box::new(reader))
+}
+
+/// Opens an object; also the digest that it was stored with, where the store has kept it.
+async fn begin(client: &Arc<Client>, key: &Key, range: Option<Range<u64>>) -> Result<(S3Reader, Option<String>)> {
     let action = || format!("read {key:?}");
     let outside = |range: &Range<u64>, size: Option<u64>| {
         let Range { start, end } = range;
@@ -68,7 +76,7 @@ pub(super) async fn open(client: &Arc<Client>, key: &Key, range: Option<Range<u6
                 return Err(outside(&range, Some(size_bytes)));
             }
             let (range, version) = (range.start..range.start, Version::default());
-            return Ok(Box::new(S3Reader::new(client, key, range, version, None)));
+            return Ok((S3Reader::new(client, key, range, version, None), None));
         }
         wanted => wanted,
     };
@@ -83,7 +91,30 @@ pub(super) async fn open(client: &Arc<Client>, key: &Key, range: Option<Range<u6
     {
         return Err(outside(range, Some(got.range.end)));
     }
-    Ok(Box::new(S3Reader::new(client, key, got.range, got.version, Some(got.body))))
+    Ok((S3Reader::new(client, key, got.range, got.version, Some(got.body)), got.digest))
+}
+
+/// Reads a whole small object. One that was damaged on its way is read again; one that is stored damaged is returned as
+/// it is, since whoever reads it knows better what it should be.
+pub(super) async fn get_small(client: &Arc<Client>, key: &Key, limit_bytes: u64) -> Result<Bytes> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let (mut reader, digest) = begin(client, key, None).await?;
+        let mut body = Vec::new();
+        while let Some(chunk) = reader.next().await? {
+            if (body.len() + chunk.len()) as u64 > limit_bytes {
+                let cause = format!("the object is larger than {limit_bytes} bytes");
+                return Err(client.failed(Fault::Other, format!("read {key}"), cause));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let is_sound = digest.is_none_or(|digest| digest == Sha256::of(&body).to_string());
+        if is_sound || attempts >= client.patience.attempts.min(3) {
+            return Ok(body.into());
+        }
+        tracing::debug!("{key} arrived with another digest than it was stored with, and is read again");
+    }
 }
 
 /// What tells one object of a name from the next.
@@ -106,6 +137,7 @@ impl Version {
 struct Got {
     range: Range<u64>,
     version: Version,
+    digest: Option<String>,
     body: ByteStream,
 }
 
@@ -120,9 +152,10 @@ async fn get(client: &Client, key: &Key, wanted: Option<Range<u64>>, begun: &Ver
     }
     let answer = request.send().await.map_err(refusal)?;
     let range = range_of(&answer, wanted.as_ref()).map_err(Refusal::Lost)?;
-    let etag = answer.e_tag().filter(|etag| etag.trim_matches('"') != "").map(str::to_owned);
+    let etag = answer.e_tag().filter(|etag| !etag.trim_matches('"').is_empty()).map(str::to_owned);
     let version = Version { etag, modified: stored_at(answer.last_modified()) };
-    Ok(Got { range, version, body: answer.body })
+    let digest = answer.metadata().and_then(|metadata| metadata.get(DIGEST).cloned());
+    Ok(Got { range, version, digest, body: answer.body })
 }
 
 /// Which bytes of the object an answer brings.

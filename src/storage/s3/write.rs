@@ -7,11 +7,13 @@ use std::sync::atomic::Ordering;
 
 use super::client::{Client, Guard};
 use super::failure::{Answer, Refusal, Refused, refusal};
-use crate::digest::random_hex;
+use crate::digest::{Sha256, random_hex};
 use crate::storage::{Fault, Key, Result};
 
 /// The user metadata that holds the token of the write: `x-amz-meta-pgkeep-write`.
 pub(super) const TOKEN: &str = "pgkeep-write";
+/// The user metadata that holds the SHA-256 of an object stored by one request: `x-amz-meta-pgkeep-sha256`.
+pub(super) const DIGEST: &str = "pgkeep-sha256";
 /// The header of OSS that keeps an object from being overwritten.
 pub(super) const FORBID_OVERWRITE: &str = "x-oss-forbid-overwrite";
 /// Up to this size objects are compared byte by byte where a store keeps no token.
@@ -109,6 +111,7 @@ impl Client {
 
     pub(super) async fn put(&self, key: &Key, body: &Bytes, token: &str, guard: Option<Guard>) -> Answer<()> {
         let request = self.sdk.put_object().bucket(&self.bucket).key(self.name(key)).metadata(TOKEN, token);
+        let request = request.metadata(DIGEST, Sha256::of(body).to_string());
         // A body in memory is signed with its digest, which the store checks.
         let mut request = request.body(ByteStream::from(body.clone()));
         if guard == Some(Guard::Precondition) {
