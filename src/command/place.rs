@@ -120,6 +120,7 @@ impl Place {
                 let action = format!("{address} holds repository {found}, {} is to be {id}", self.name);
                 Err(Error::refused(action).hint(format!("{ANOTHER_DISK} write id = \"{found}\" for {}", self.name)))
             }
+            _ if self.layout.is_some() => Ok(found.named(&self.name).beside_script()),
             _ => Ok(found.named(&self.name)),
         }
     }

@@ -1,13 +1,14 @@
 //! Every way in which a run fails is told to the platform, in the log and by the exit code.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::Outcome;
 use crate::common::dumps::until;
-use crate::common::pgkeep::Pgkeep;
+use crate::common::pgkeep::{Pgkeep, tree};
 use crate::world::{Local, World, shell};
 
 /// Nothing was made, and everybody is told why.
@@ -100,6 +101,44 @@ fn a_run_beside_another_and_one_that_is_stopped() {
     assert!(report.error_message.contains("SIGTERM"), "{report:?}");
     assert!(world.stems().is_empty());
     world.pgkeep("dump").run().succeeds();
+}
+
+/// A killed run can tell nothing; its record and the next run do.
+#[test]
+fn a_run_that_is_killed() {
+    let world = World::new(&["BACKUP_MODE=local"]);
+    let started = world.path("started");
+    let dir = client(&world, &format!("touch '{}'\nexec sleep 1000", started.display()));
+    let mut running = world.pgkeep("dump").arg("--bin-dir").arg(&dir).spawn();
+    until("pg_dump runs", || started.exists());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert!(!world.path("base/reports").exists());
+    let runs = world.pgkeep("report runs").run().succeeds();
+    assert!(runs.stdout.contains("INTERRUPTED"), "{}", runs.transcript());
+    world.pgkeep("dump").run().succeeds();
+    assert_eq!(world.stems().len(), 1);
+    assert_eq!(tree(&world.path("base/intents")), [""; 0]);
+}
+
+/// An administrator tries it by hand before cron runs it by night.
+#[test]
+fn what_root_does_by_hand_belongs_to_whom_the_directories_belong() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::new(&["BACKUP_MODE=local"]);
+    for name in ["base", "log"] {
+        fs::create_dir(world.path(name)).unwrap();
+        std::os::unix::fs::chown(world.path(name), Some(4321), Some(4321)).unwrap();
+    }
+    world.pgkeep("dump").run().succeeds();
+    for name in ["base", "log"] {
+        for below in tree(&world.path(name)) {
+            let made = fs::metadata(world.path(name).join(&below)).unwrap();
+            assert_eq!((made.uid(), made.gid()), (4321, 4321), "{name}/{below}");
+        }
+    }
 }
 
 #[test]

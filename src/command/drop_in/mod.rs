@@ -101,13 +101,6 @@ impl DropIn {
     pub async fn dump(&self, context: &Context, options: &Options) -> Result<Outcome<Item>> {
         let reporter = Reporter::new(self, &context.host);
         let begun = context.clock.now();
-        tracing::info!(
-            "backup of database {:?} of {}:{} begins: mode {}",
-            self.env_file.server.database,
-            self.env_file.server.host,
-            self.env_file.server.port,
-            self.env_file.mode.as_str()
-        );
         let plan = match self.plan(context, options).await {
             Ok(plan) => plan,
             Err(error) => {
@@ -120,6 +113,9 @@ impl DropIn {
         let mut unreported = None;
         for planned in plan.items {
             let attempt = self.attempt_of(context, &planned);
+            let Attempt { database, host, port, .. } = &attempt;
+            let mode = self.env_file.mode.as_str();
+            tracing::info!("backup of database {database:?} of {host}:{port} begins, mode {mode}");
             let one = Plan { items: vec![planned], warnings: Vec::new() };
             let done = dump::execute(context, options, one).await;
             let end = match &done {
