@@ -10,14 +10,14 @@ use clap_complete::CompleteEnv;
 use futures_util::future::join_all;
 use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::command::drop_in::DropIn;
-use pgkeep::command::{Context, Outcome};
+use pgkeep::command::{Context, Outcome, Place};
 use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
 use pgkeep::config::load::{Flags, load};
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{DumpStem, Ending, InstanceName, ObjectName, StateDirectory, StoredName};
-use pgkeep::storage::{Access, Address, Missing, ObjectMeta, Patience, Prefix};
+use pgkeep::storage::{Access, Missing, ObjectMeta, Patience, Prefix};
 use serde::Serialize;
 use tracing_subscriber::fmt::time::ChronoUtc;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -344,16 +344,19 @@ fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> st
     verb.get_subcommands().try_for_each(|sub| subcommand_page(sub, &name, page))
 }
 
-/// Backup ids of repositories with the times at which they began, each once, newest first, for the completion of a
-/// shell; nothing of one that cannot be asked. A listing is enough, so nothing is read and no state is made.
-pub fn ids_of(addresses: &[String]) -> Vec<(String, String)> {
+/// Backup ids of the repositories that are meant with the times at which they began, each once, newest first, for the
+/// completion of a shell; nothing of one that cannot be asked. A listing is enough, so nothing is read and no state is made.
+pub fn ids_of(flags: &Flags) -> Vec<(String, String)> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let environment = Environment::of_process();
-    let Ok(state) = directories::state(&environment) else { return Vec::new() };
+    let (Ok(state), Ok(configuration)) = (directories::state(&environment), load(flags, &environment)) else {
+        return Vec::new();
+    };
+    let (places, environment) = verbs::reachable(configuration.source, environment);
     // Somebody waits at a prompt.
     let patience = Patience { opening: Duration::from_secs(2), attempts: 1, ..Patience::default() };
     let access = Access { environment, uploads: state.join("uploads"), patience };
-    let listed = runtime.block_on(join_all(addresses.iter().map(|address| dumps_in(address, &access))));
+    let listed = runtime.block_on(join_all(places.iter().map(|place| dumps_in(place, &access))));
     let mut dumps: Vec<_> = listed.into_iter().flatten().flatten().collect();
     dumps.sort_by(|(a, of_a), (b, of_b)| (b.started_at(), a, of_a).cmp(&(a.started_at(), b, of_b)));
     dumps.dedup();
@@ -363,8 +366,8 @@ pub fn ids_of(addresses: &[String]) -> Vec<(String, String)> {
     dumps.into_iter().map(told).collect()
 }
 
-async fn dumps_in(address: &str, access: &Access) -> Option<Vec<(DumpStem, InstanceName)>> {
-    let storage = Address::parse(address).ok()?.open(access, Missing::Refuse).await.ok()?;
+async fn dumps_in(place: &Place, access: &Access) -> Option<Vec<(DumpStem, InstanceName)>> {
+    let storage = place.store(access, Missing::Refuse).await.ok()?;
     let listed = storage.list(&Prefix::root()).await.ok()?;
     let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
         StoredName::Dump { instance, name: ObjectName { stem, ending: Ending::Manifest } } => Some((stem, instance)),

@@ -10,6 +10,7 @@ mod verify;
 use std::num::NonZeroUsize;
 
 use pgkeep::config::directories;
+use pgkeep::config::environment::Environment;
 use pgkeep::config::file::ConfiguredRepository;
 use pgkeep::config::load::{self, Configuration, Origin, Source};
 use pgkeep::error::{Error, Kind, Result};
@@ -70,6 +71,19 @@ fn repositories(request: &Request) -> Result<Vec<Place>> {
         return Err(Error::usage("no repository is named").hint(hint));
     }
     Ok(request.repositories.clone())
+}
+
+/// The repositories of a configuration, without those that make no sense, and the environment to reach them in.
+pub fn reachable(source: Source, environment: Environment) -> (Vec<Place>, Environment) {
+    match source {
+        Source::Repositories(configured) => {
+            (configured.iter().filter_map(|one| Place::configured(one).ok()).collect(), environment)
+        }
+        Source::EnvFile(env_file) => {
+            let environment = env_file.environment.clone();
+            (DropIn::new(*env_file).map(|drop_in| drop_in.places()).unwrap_or_default(), environment)
+        }
+    }
 }
 
 /// A repository that is typed elsewhere than behind `--repo`.

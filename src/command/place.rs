@@ -7,7 +7,7 @@ use crate::config::file::{self, ConfiguredRepository};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::process::shell_word;
 use crate::repo::{FlatLayout, FlatStorage, Repository, RepositoryId};
-use crate::storage::{self, Address, Credentials, Fault, Missing, Storage};
+use crate::storage::{self, Access, Address, Credentials, Fault, Missing, Storage};
 
 /// What must be proven before the manifest is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +66,8 @@ impl Place {
     }
 
     /// The store, in which every object has the key that it has everywhere.
-    pub async fn store(&self, context: &Context, missing: Missing) -> storage::Result<Arc<dyn Storage>> {
-        let storage = self.address.open(&context.access(), missing).await?;
+    pub async fn store(&self, access: &Access, missing: Missing) -> storage::Result<Arc<dyn Storage>> {
+        let storage = self.address.open(access, missing).await?;
         Ok(match self.layout {
             Some(layout) => Arc::new(FlatStorage::over(storage, layout)),
             None => storage,
@@ -76,7 +76,7 @@ impl Place {
 
     /// The repository, for a command that reads it.
     pub async fn open(&self, context: &Context) -> Result<Repository> {
-        match self.store(context, Missing::Refuse).await {
+        match self.store(&context.access(), Missing::Refuse).await {
             Ok(storage) => self.open_in(storage, context).await,
             // Nothing is there. Whether a disk is not mounted or a name mistyped depends on our having stored there before.
             Err(error) if error.fault == Fault::NotFound => Err(self.absent(context)),
@@ -96,14 +96,14 @@ impl Place {
     /// The repository, for a command that stores something: the first one creates it, but not where the configuration
     /// says which one is there.
     pub async fn open_or_create(&self, context: &Context) -> Result<Repository> {
-        let storage = match self.store(context, Missing::Refuse).await {
+        let storage = match self.store(&context.access(), Missing::Refuse).await {
             Err(error) if error.fault == Fault::NotFound => {
                 // Where this host has stored before, a disk is not mounted: what would be made is on another one.
                 let absent = self.absent(context);
                 if absent.kind != Kind::NoSuchBackup {
                     return Err(absent);
                 }
-                self.store(context, Missing::CreateLast).await
+                self.store(&context.access(), Missing::CreateLast).await
             }
             opened => opened,
         }?;

@@ -136,6 +136,21 @@ fn a_bucket_that_does_not_answer_costs_the_copy_in_it_and_no_other() {
 }
 
 #[test]
+fn bad_weather_on_the_way_to_the_bucket_changes_nothing() {
+    let (world, (proxy, bucket)) = (World::new(&[]), oss());
+    configure(&world, &proxy, &bucket, "both", &[]);
+    proxy.random(20, 5);
+    world.pgkeep("dump").run().succeeds();
+    assert!(proxy.counts().faulted() > 0);
+    let stem = world.only_stem();
+    assert_eq!(world.report(&stem).status, "SUCCESS");
+    proxy.heal();
+    world.pgkeep("verify --all --deep").run().succeeds();
+    let reports = uploaded(&bucket, "reports/");
+    assert_eq!(reports, [stem + ".json"]);
+}
+
+#[test]
 fn a_wrong_key_is_told_and_never_repeated() {
     let (world, (proxy, bucket)) = (World::new(&[]), oss());
     configure(&world, &proxy, &bucket, "oss", &["OSS_ACCESS_KEY_SECRET=hunter2hunter2"]);

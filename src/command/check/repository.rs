@@ -24,7 +24,7 @@ pub async fn look(
         _ => None,
     };
     let is_flat = place.layout.is_some();
-    let storage = match place.store(context, Missing::Refuse).await {
+    let storage = match place.store(&context.access(), Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
             // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.

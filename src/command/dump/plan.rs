@@ -183,7 +183,7 @@ fn left_out(places: &[PreviewedPlace]) -> Option<Error> {
 
 async fn previewed(context: &Context, place: &Place) -> PreviewedPlace {
     let seen = PreviewedPlace { name: place.name.clone(), exists: true, free_bytes: None, error: None };
-    let free_bytes = async { place.store(context, Missing::Refuse).await?.free_bytes().await };
+    let free_bytes = async { place.store(&context.access(), Missing::Refuse).await?.free_bytes().await };
     match free_bytes.await {
         Ok(free_bytes) => PreviewedPlace { free_bytes, ..seen },
         Err(error) if error.fault == Fault::NotFound => PreviewedPlace { exists: false, ..seen },
