@@ -63,7 +63,7 @@ async fn serve(mut connection: TcpStream, answer: AnswerTo, asked: Arc<Mutex<Vec
                 length = value.parse().unwrap();
             }
         } else if text.is_empty() {
-            reader.read_exact(&mut vec![0; length]).await.unwrap();
+            reader.read_exact(&mut vec![0; std::mem::take(&mut length)]).await.unwrap();
             asked.lock().unwrap().push(first.clone());
             let is_head = first.starts_with("HEAD");
             let (status, body) = answer(&std::mem::take(&mut first));

@@ -194,6 +194,11 @@ fn explained(client: &Client, status: u16, code: &str, region: Option<&str>) -> 
             "the store refuses it and does not tell why".to_owned(),
             "check the keys, their rights and the clock of this host".to_owned(),
         ),
+        // Only the directory of a gateway is ever made by us, and by the rules for buckets.
+        "InvalidBucketName" => (
+            format!("rclone does not make a directory of the name {bucket:?} for us"),
+            "make it by rclone mkdir REMOTE:PATH".to_owned(),
+        ),
         "RequestTimeTooSkewed" => {
             ("the clocks of this host and of the store differ".to_owned(), "set the clock of this host".to_owned())
         }
