@@ -157,9 +157,9 @@ pub struct DumpArgs {
     #[arg(long)]
     pub all: bool,
 
-    /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump
-    #[arg(long, value_name = "METHOD", default_value = "zstd:3", value_parser = compress)]
-    pub compress: Compress,
+    /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump (default: zstd:3)
+    #[arg(long, value_name = "METHOD", value_parser = compress)]
+    pub compress: Option<Compress>,
 
     /// Store the archive in numbered parts of at most this size: 500M, 2G (powers of 1024), 2GB (of 1000)
     #[arg(long, value_name = "SIZE", value_parser = part_size)]
@@ -326,7 +326,7 @@ pub struct CopyArgs {
     #[arg(long, conflicts_with = "id")]
     pub missing: bool,
 
-    /// The repository that is copied to
+    /// The repository that is copied to: an address, or the name of a configured one
     #[arg(long, value_name = "ADDRESS", value_hint = clap::ValueHint::DirPath)]
     pub to: String,
 

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod copy;
 pub mod databases;
+pub mod drop_in;
 pub mod dump;
 pub mod finding;
 mod place;

@@ -188,7 +188,7 @@ fn nothing(options: &Options, reading: &Reading) -> Error {
         sentence += &format!("; {} could not be read: {}", unread.name, unread.error.said_of(&unread.name));
     }
     Error::new(Kind::NotVerified, sentence)
-        .hint(format!("pgkeep report list {} shows what there is", repo_flags(&options.repositories)))
+        .hint(format!("pgkeep report list{} shows what there is", repo_flags(&options.repositories)))
 }
 
 /// Verifies copies in one repository.
