@@ -1,6 +1,6 @@
 //! Which backup is meant: an id, a unique beginning of one, or `latest`. Pure functions of the union.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::catalogue::{Backup, Unreadable};
@@ -131,11 +131,18 @@ impl Choice<'_> {
 fn one_database(candidates: &[&Holding]) -> Result<()> {
     // A damaged manifest does not tell the full name; it counts with the database whose stem it has.
     let of = |holding: &&Holding| (holding.instance().clone(), holding.stem().encoded_database().to_owned());
-    let databases: BTreeSet<_> = candidates.iter().map(of).collect();
+    let mut databases: BTreeMap<_, &str> = BTreeMap::new();
+    for holding in candidates {
+        // What is named is what -d takes.
+        let named = databases.entry(of(holding)).or_insert(holding.database());
+        if holding.backup().is_some() {
+            *named = holding.database();
+        }
+    }
     if databases.len() < 2 {
         return Ok(());
     }
-    let named = databases.iter().map(|(instance, database)| format!("{database} of instance {instance}"));
+    let named = databases.iter().map(|((instance, _), database)| format!("{database} of instance {instance}"));
     Err(Error::usage(format!("\"latest\" could be of {}", listed(named)))
         .hint("name the database with -d and the instance with --instance, or give an id"))
 }
@@ -258,6 +265,8 @@ mod tests {
             "\"latest\" could be of keycloak of instance main, shop of instance main, shop of instance other";
         assert_eq!(error.to_string(), expected);
         assert_eq!(choose(entries(), "latest", None, Some("shop")).unwrap_err().kind, Kind::Usage);
+        let odd = choose(vec![good("main", "my db", 2), good("main", "50%", 3)], "latest", None, None).unwrap_err();
+        assert_eq!(odd.to_string(), "\"latest\" could be of 50% of instance main, my db of instance main");
         assert_eq!(choose(entries(), "latest", Some("main"), Some("shop")).unwrap(), DAY2);
     }
 
