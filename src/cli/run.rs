@@ -206,10 +206,11 @@ fn context(request: &Request, environment: Environment, screen: &Screen, is_dump
 
 /// Log lines go to standard error, above the bars if there are any, and to the log file, if there is one.
 fn log(common: &Common, bars: Option<indicatif::MultiProgress>, log_file: Option<LogFile>) {
+    // What libraries warn of comes back as an error, in our words, or does not matter.
     let level = match (common.quiet, common.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "pgkeep=info,warn",
+        (true, _) => "pgkeep=error",
+        (false, 0) => "pgkeep=warn",
+        (false, 1) => "pgkeep=info",
         (false, 2) => "pgkeep=debug,info",
         (false, _) => "trace",
     };

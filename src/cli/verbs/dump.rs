@@ -131,7 +131,7 @@ fn item_text(item: &Item) -> String {
 fn copy_text(copy: &Copy) -> String {
     match &copy.error {
         None => format!("  in {}", harmless(&copy.name)),
-        Some(error) => format!("  not in {}: {}", harmless(&copy.name), harmless(&error.to_string())),
+        Some(error) => format!("  not in {}: {}", harmless(&copy.name), harmless(&error.said_of(&copy.name))),
     }
 }
 

@@ -508,7 +508,8 @@ fn not_stored(name: &str, error: Option<Error>) -> Copy {
 fn partial(database: &str, repositories: &[Copy]) -> Option<Error> {
     let missing: Vec<(&Copy, &Error)> = repositories.iter().filter_map(|c| Some((c, c.error.as_ref()?))).collect();
     let (_, first) = missing.first()?;
-    let told: Vec<String> = missing.iter().map(|(copy, error)| format!("{}: {error}", copy.name)).collect();
+    let told: Vec<String> =
+        missing.iter().map(|(copy, error)| format!("{}: {}", copy.name, error.said_of(&copy.name))).collect();
     let sentence = format!(
         "database {database:?} is stored in {} of {} repositories ({})",
         repositories.len() - missing.len(),
