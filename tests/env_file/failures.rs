@@ -45,6 +45,7 @@ fn client(world: &World, body: &str) -> PathBuf {
 fn a_server_that_is_not_there() {
     let world = World::new(&["BACKUP_MODE=local", "PG_HOST=127.0.0.1", "PG_PORT=1"]);
     fails(&world, world.pgkeep("dump --connect-retry 0"), 3, "127.0.0.1");
+    assert!(world.log().contains("(hint: check PG_HOST and PG_PORT, "), "{}", world.log());
     let report = world.only_failure();
     assert_eq!((report.host.as_str(), report.port.as_str(), report.mode.as_str()), ("127.0.0.1", "1", "local"));
 }
