@@ -8,6 +8,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::client::Client;
 use crate::error::{Error, Kind};
+use crate::process::shell_word;
 use crate::storage::rclone::Gateway;
 use crate::storage::{Fault, StorageError};
 
@@ -201,9 +202,9 @@ fn explained(client: &Client, status: u16, code: &str, region: Option<&str>) -> 
             "check the keys, their rights and the clock of this host".to_owned(),
         ),
         // Only the directory of a gateway is ever made by us, and by the rules for buckets.
-        "InvalidBucketName" => (
+        "InvalidBucketName" if client.gateway.is_some() => (
             format!("rclone does not make a directory of the name {bucket:?} for us"),
-            "make it by rclone mkdir REMOTE:PATH".to_owned(),
+            format!("rclone mkdir {}", shell_word(client.address.trim_start_matches("rclone:").as_ref())),
         ),
         "RequestTimeTooSkewed" => {
             ("the clocks of this host and of the store differ".to_owned(), "set the clock of this host".to_owned())
