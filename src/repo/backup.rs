@@ -241,8 +241,11 @@ impl BackupWriter {
 
     /// Removes what was stored of a backup that will not be: data, then the intent that names them. There is no
     /// manifest: only [`BackupWriter::commit`] stores one, and that ends the writer. A failure leaves the rest to the
-    /// next prune.
+    /// next prune. Where another run has claimed the name since, everything may be that one's, and is left.
     pub async fn abandon(&self) -> Result<()> {
+        if self.intent.is_anothers().await? {
+            return Ok(());
+        }
         objects::remove_data(&self.repository, self.instance(), &self.stem).await?;
         self.intent.finish().await
     }
