@@ -68,8 +68,10 @@ impl BackupWriter {
                 return Ok(claims.into_iter().filter_map(Result::transpose).collect());
             }
             for claimed in claims.into_iter().flatten().flatten() {
-                // Nothing was stored under it: its intent is all there is.
-                claimed.intent.finish().await?;
+                // Nothing was stored under it: its intent is all there is. One place that fails holds up no other.
+                if let Err(error) = claimed.intent.finish().await {
+                    tracing::warn!(%error, "remove intent; it dies with this run's lock");
+                }
             }
             tokio::time::sleep(Duration::from_nanos(1_000_000_000 - u64::from(now.nanosecond() % 1_000_000_000))).await;
         }
