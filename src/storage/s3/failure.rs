@@ -142,8 +142,12 @@ impl Refusal {
                     .hint("is the store overloaded, or is something between it and this host? Try again")
             }
             Self::Unconnected(cause) => {
-                let hint = if cause.contains("certificate") {
+                let hint = if cause.contains("not valid for name") {
+                    "the certificate is that of another host: check the endpoint"
+                } else if cause.contains("certificate") {
                     "where the certificate is of a private authority, add ca=FILE to the address"
+                } else if cause.contains("InvalidContentType") {
+                    "no TLS is spoken there: check the port, or write http:// for a store on this host"
                 } else {
                     "check the address, and whether the store runs and can be reached from here"
                 };
@@ -151,10 +155,12 @@ impl Refusal {
             }
             Self::Answered { status, code, message, region } => {
                 let (sentence, hint) = explained(client, status, &code, region.as_deref());
+                // A sentence of ours stands before it, and speaks of the store.
+                let who = if sentence.is_some() { "the store" } else { place.as_str() };
                 let said = match (code.as_str(), message.as_str()) {
-                    ("", "") => format!("{place} answered {status}"),
-                    (code, "") => format!("{place} answered {status} {code}"),
-                    (code, message) => format!("{place} answered {status} {code}: {message}"),
+                    ("", "") => format!("{who} answered {status}"),
+                    (code, "") => format!("{who} answered {status} {code}"),
+                    (code, message) => format!("{who} answered {status} {code}: {message}"),
                 };
                 let said = if status >= 500 { with_last_words(said) } else { said };
                 let error = match sentence {
@@ -192,12 +198,17 @@ fn explained(client: &Client, status: u16, code: &str, region: Option<&str>) -> 
         ),
         "AccessDenied" | "Forbidden" | "AllAccessDisabled" => (
             format!("the key may not do this in bucket {bucket}"),
-            "it needs to list, read, write and delete objects of the bucket".to_owned(),
+            "the key needs the right to list the bucket, and to read, write and delete its objects".to_owned(),
         ),
         // The answer to a HEAD has no body.
         "" if status == 403 => (
             "the store refuses it and does not tell why".to_owned(),
             "check the keys, their rights and the clock of this host".to_owned(),
+        ),
+        // Only the directory of a gateway is ever made by us, and by the rules for buckets.
+        "InvalidBucketName" => (
+            format!("rclone does not make a directory of the name {bucket:?} for us"),
+            "make it by rclone mkdir REMOTE:PATH".to_owned(),
         ),
         "RequestTimeTooSkewed" => {
             ("the clocks of this host and of the store differ".to_owned(), "set the clock of this host".to_owned())
