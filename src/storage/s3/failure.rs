@@ -65,7 +65,10 @@ impl Refusal {
 
     /// A precondition did not hold, or an object of the name exists.
     pub fn is_taken(&self) -> bool {
-        matches!(self, Self::Taken) || self.status() == 412 || self.code() == "FileAlreadyExists"
+        matches!(self, Self::Taken)
+            || self.status() == 412
+            // In the body of what began as a success, too.
+            || matches!(self.code(), "PreconditionFailed" | "FileAlreadyExists")
     }
 
     /// The store does not know what was asked of it.
@@ -83,6 +86,7 @@ impl Refusal {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unconnected(_) | Self::Lost(_) => true,
+            _ if self.is_taken() => false,
             Self::Answered { status, code, .. } => {
                 let busy = ["SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Busy"];
                 let race = ["ConditionalRequestConflict", "OperationAborted"];
@@ -100,6 +104,7 @@ impl Refusal {
     pub fn leaves_doubt(&self) -> bool {
         match self {
             Self::Lost(_) => true,
+            _ if self.is_taken() => false,
             Self::Answered { status, .. } => *status >= 500 && *status != 501 || *status == 408 || *status == 200,
             _ => false,
         }
@@ -242,6 +247,11 @@ pub(super) struct Refused {
 }
 
 impl Refused {
+    /// The name is taken, and what took it may have been this very request. What we saw there before we asked is not.
+    pub fn may_be_ours(&self) -> bool {
+        self.refusal.is_taken() && (self.doubt || !matches!(self.refusal, Refusal::Taken))
+    }
+
     /// For the caller of the storage layer.
     pub fn at(self, client: &Client, action: impl Into<String>) -> StorageError {
         let fault = self.refusal.fault();
