@@ -29,7 +29,7 @@ use super::{progress, signals, usage, verbs};
 /// The variable by which a shell asks for completions.
 const COMPLETE: &str = "PGKEEP_COMPLETE";
 /// What a command that was asked to stop may take for that; most supervisors kill after 30 s or more.
-const TO_CLEAN_UP: Duration = Duration::from_secs(15);
+const TO_CLEAN_UP: Duration = Duration::from_secs(10);
 
 pub fn main() -> ExitCode {
     CompleteEnv::with_factory(Cli::command).var(COMPLETE).bin("pgkeep").completer("pgkeep").complete();
