@@ -134,8 +134,13 @@ impl Refusal {
             Some(words) => format!("{cause} (rclone said: {words})"),
             None => cause,
         };
+        let is_gone = client.gateway.as_ref().is_some_and(Gateway::has_ended);
         match self {
             Self::Keys(error) => error,
+            Self::Lost(_) | Self::Unconnected(_) if is_gone => {
+                stored(with_last_words("rclone, which stands between this host and the store, has ended".to_owned()))
+                    .hint("start again; if it ends once more, see whether this host is short of memory")
+            }
             Self::Taken => stored("an object of this name exists".to_owned()),
             Self::Unsent(cause) => stored(cause),
             Self::Lost(cause) => {
