@@ -111,6 +111,11 @@ impl Error {
         self.source.as_ref()?.downcast_ref::<Error>()?.next_step()
     }
 
+    /// The words for a sentence that has named `place` before: of "read x in /backups: …" it is "read x: …".
+    pub fn said_of(&self, place: &str) -> String {
+        self.to_string().replacen(&format!(" in {place}: "), ": ", 1)
+    }
+
     /// The same words and next step once more, for a second place that tells them.
     pub fn repeated(&self) -> Self {
         Self { kind: self.kind, action: self.to_string(), hint: self.next_step().map(str::to_owned), source: None }
@@ -189,6 +194,13 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Doing<T> for std::result::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_that_was_named_is_not_named_again() {
+        let error = Error::new(Kind::Storage, "read x in /backups").because("no answer in /backups");
+        assert_eq!(error.said_of("/backups"), "read x: no answer in /backups");
+        assert_eq!(error.said_of("disk"), error.to_string());
+    }
 
     #[test]
     fn chain_is_one_line_and_the_first_kind_and_hint_stand() {

@@ -11,6 +11,10 @@ use common::{Stored, Workspace};
 
 /// Completes the last word of a line in bash, as the registered function does it.
 fn bash(workspace: &Workspace, words: &[&str]) -> Vec<String> {
+    bash_with(workspace, words, &[])
+}
+
+fn bash_with(workspace: &Workspace, words: &[&str], variables: &[(&str, &Path)]) -> Vec<String> {
     let program = Path::new(env!("CARGO_BIN_EXE_pgkeep"));
     let script = r#"
         set -u
@@ -29,6 +33,7 @@ fn bash(workspace: &Workspace, words: &[&str]) -> Vec<String> {
         .env("PATH", path)
         .env("HOME", workspace.path("home"))
         .env("PGKEEP_STATE_DIR", workspace.path("no-state"))
+        .envs(variables.iter().copied())
         .current_dir(workspace.path(""))
         .output()
         .unwrap();
@@ -78,6 +83,29 @@ fn the_ids_of_several_repositories_are_offered_once() {
     assert_eq!(bash(&workspace, &["verify", "--repo", first, "shop_"]), newest_first[1..]);
     assert_eq!(bash(&workspace, &["verify", "--repo", "/nowhere", "--repo", second, "shop_"]), newest_first);
     assert_eq!(bash(&workspace, &["verify", &format!("--repo={second}"), "shop_"]), newest_first);
+}
+
+#[test]
+fn the_ids_of_what_is_configured_are_offered() {
+    let workspace = Stored::get().copy();
+    let shop = shop_ids(&workspace);
+    let newest_first = [shop[1].clone(), shop[0].clone()];
+    let file = workspace.path("pgkeep.toml");
+    let text = format!("[repository.site]\naddress = {:?}\n", workspace.repository().display().to_string());
+    std::fs::write(&file, text).unwrap();
+    let config = file.to_str().unwrap();
+    assert_eq!(bash(&workspace, &["--config", config, "verify", "shop_"]), newest_first);
+    assert_eq!(bash(&workspace, &["--config", config, "verify", "--repo", "site", "shop_"]), newest_first);
+    assert_eq!(bash_with(&workspace, &["verify", "shop_"], &[("PGKEEP_CONFIG", &file)]), newest_first);
+    // By an env file: the same files, as they lie there.
+    std::fs::create_dir(workspace.path("base")).unwrap();
+    copy_tree(&workspace.repository().join("main/dumps"), &workspace.path("base/data"));
+    let env_file = workspace.path("db.env");
+    let base = workspace.path("base").display().to_string();
+    let text = format!("PG_HOST=h\nPG_DATABASE=shop\nPG_USER=u\nBACKUP_MODE=local\nBACKUP_BASE_DIR={base}\n");
+    std::fs::write(&env_file, text).unwrap();
+    std::fs::set_permissions(&env_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(bash_with(&workspace, &["verify", "shop_"], &[("BACKUP_ENV_FILE", &env_file)]), newest_first);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use common::pgkeep::{Pgkeep, tree};
-use common::{Cluster, PgVersion, Workspace};
+use common::{Cluster, PgVersion, Weed, Workspace};
 use pgkeep::command::Place;
 use pgkeep::config::file::ConfigFile;
 use serde_json::Value;
@@ -90,6 +90,10 @@ fn without_repo_a_command_works_on_all_that_are_configured_and_by_its_name_on_on
         world.pgkeep(words).run().succeeds();
     }
     assert!(fs::read(world.path("x")).unwrap().starts_with(b"PGDMP"));
+    // From all that are configured to the one that is named.
+    let outcome = world.pgkeep("copy --missing --to near").run().succeeds();
+    assert_eq!((world.backups("near"), world.backups("far")), (2, 2), "{}", outcome.transcript());
+    world.pgkeep("copy --missing --to nowhere").run().exits(2);
 }
 
 #[test]
@@ -107,6 +111,27 @@ fn the_file_is_found_by_flag_by_variable_and_a_name_only_in_it() {
     // Nothing configured and nothing named.
     let outcome = world.workspace.pgkeep(["report"]).run().exits(2);
     assert!(outcome.stderr.contains("no repository is named"), "{}", outcome.transcript());
+}
+
+#[test]
+fn keys_come_from_where_the_file_says() {
+    let (cluster, weed, world) = (shop(), Weed::shared(), World::new(""));
+    let keys = format!(
+        r#"{{"Version": 1, "AccessKeyId": "{}", "SecretAccessKey": "{}"}}"#,
+        Weed::ACCESS_KEY,
+        weed.secret_key()
+    );
+    world.write("keys.json", &keys);
+    for source in ["credentials_file = \"{}/keys.json\"", "credentials_command = [\"cat\", \"{}/keys.json\"]"] {
+        let bucket = weed.bucket("configured");
+        let address = weed.address(&bucket);
+        world.write("pgkeep.toml", &format!("[repository.site]\naddress = \"{address}\"\n{source}\n"));
+        world.pgkeep("dump -d shop").connecting_to(&cluster).run().succeeds();
+        world.pgkeep("verify --repo site").run().succeeds();
+        assert!(bucket.keys().iter().any(|key| key.ends_with(".manifest.json")), "{:?}", bucket.keys());
+        // The address alone has none.
+        world.workspace.pgkeep(["report", "--repo", &address]).env("AWS_EC2_METADATA_DISABLED", "true").run().exits(5);
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::error::Kind;
 use pgkeep::repo::{
-    BackupWriter, Ending, FlatLayout, FlatStorage, Packing, Repository, StateDirectory, StoredName, Verb,
+    BackupWriter, Ending, FlatLayout, FlatStorage, Packing, Repository, StateDirectory, StoredName, SweepPlan, Verb,
     remove_leftovers,
 };
 use pgkeep::storage::{
@@ -272,6 +272,31 @@ async fn dumps_of_the_script_do_not_keep_a_repository_from_being_made() {
         let elsewhere = StateDirectory::open(folder.path().join(format!("elsewhere-{layout:?}"))).unwrap();
         let error = Repository::open_or_create(flat, &elsewhere).await.unwrap_err();
         assert_eq!(error.kind, Kind::Refused);
+    }
+}
+
+/// What no manifest names is garbage elsewhere; here it may be all that a team has.
+#[tokio::test]
+async fn a_prune_spares_the_dumps_of_the_script() {
+    let (folder, stores) = stores().await;
+    for (inner, layout) in stores {
+        let flat = Arc::new(FlatStorage::over(inner, layout));
+        let script = ["shop_20250131T020304Z_db1.dump", "shop_20250131T020304Z_db1.dump.sha256"];
+        let killed = ["shop_20250201T020304Z_db1.dump", "shop_20250201T020304Z_db1.details.json.zst"];
+        let dump = |name: &str| Key::new(format!("main/dumps/{name}")).unwrap();
+        let state = StateDirectory::open(folder.path().join(format!("state-{layout:?}"))).unwrap();
+        let repository = Repository::open_or_create(flat.clone(), &state).await.unwrap().beside_script();
+        for name in script.into_iter().chain(killed) {
+            flat.create(&dump(name), "x".into()).await.unwrap();
+        }
+        let lock = state.lock(repository.id(), &FlatLayout::instance(), Verb::Prune, SystemClock.now()).unwrap();
+        let swept = SweepPlan::default().execute(&repository, &state, &lock).await.unwrap();
+        let mut gone: Vec<String> = swept.objects.iter().map(|key| key.file_name().to_owned()).collect();
+        gone.sort_unstable();
+        assert_eq!(gone, ["shop_20250201T020304Z_db1.details.json.zst", "shop_20250201T020304Z_db1.dump"]);
+        for name in script {
+            flat.head(&dump(name)).await.unwrap();
+        }
     }
 }
 

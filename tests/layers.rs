@@ -18,12 +18,13 @@ const LAYERS: [&[&str]; 6] = [
 ];
 const GROUND: usize = LAYERS.len() - 1;
 
-/// Modules of `command` that are verbs. Whatever else lies there serves verbs and names none.
-const VERBS: [&str; 10] =
-    ["dump", "basebackup", "wal", "restore", "verify", "prune", "copy", "report", "serve", "check"];
+/// Modules of `command` that are verbs, and the form that the env file gives to one. Whatever else lies there serves
+/// verbs and names none.
+const VERBS: [&str; 11] =
+    ["dump", "drop_in", "basebackup", "wal", "restore", "verify", "prune", "copy", "report", "serve", "check"];
 
 /// Which verb may use another verb's plan and execution: never in both directions.
-const VERB_USES_VERB: [(&str, &str); 1] = [("verify", "restore")];
+const VERB_USES_VERB: [(&str, &str); 2] = [("verify", "restore"), ("drop_in", "dump")];
 
 #[derive(Debug, PartialEq, Eq)]
 struct Violation {

@@ -14,6 +14,8 @@ mod contract;
 mod faults;
 #[path = "storage/local.rs"]
 mod local;
+#[path = "storage/rclone.rs"]
+mod rclone;
 #[path = "storage/s3.rs"]
 mod s3;
 #[path = "storage/stores.rs"]

@@ -16,6 +16,7 @@ Examples:
   pgkeep dump -d shop --repo /backups
   pgkeep report --repo /backups
   pgkeep verify --deep latest --repo /backups
+  pgkeep copy --missing --to s3://offsite/pgkeep --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect, 4 a PostgreSQL tool failed, 5 storage failed, \
@@ -140,6 +141,9 @@ Examples:
   pgkeep dump -h db.example.com -U backup --all --repo /backups --instance site
   pgkeep dump --repo /backups \\
     -d 'postgresql://backup@db.example.com/shop?sslmode=verify-full'
+  pgkeep dump -d shop --repo /backups --repo s3://offsite/pgkeep
+  pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
+  pgkeep dump --all --config /etc/pgkeep/site.toml
   pgkeep dump -d shop --repo /backups --split 2G
   pgkeep dump -d shop --repo /backups --dry-run
 
@@ -153,9 +157,9 @@ pub struct DumpArgs {
     #[arg(long)]
     pub all: bool,
 
-    /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump
-    #[arg(long, value_name = "METHOD", default_value = "zstd:3", value_parser = compress)]
-    pub compress: Compress,
+    /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump (default: zstd:3)
+    #[arg(long, value_name = "METHOD", value_parser = compress)]
+    pub compress: Option<Compress>,
 
     /// Store the archive in numbered parts of at most this size: 500M, 2G (powers of 1024), 2GB (of 1000)
     #[arg(long, value_name = "SIZE", value_parser = part_size)]
@@ -210,6 +214,8 @@ Examples:
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
   pgkeep restore dump shop_20261120T020000Z_db1 --jobs 4 --repo /backups \\
     --to postgresql://postgres@new.example.com
+  pgkeep restore dump latest -d shop --into shop_copy \\
+    --repo /backups --repo s3://offsite/pgkeep
   pgkeep restore dump latest -d shop --to-file shop.dump --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run")]
 pub struct RestoreDumpArgs {
@@ -279,7 +285,8 @@ pub enum Analyze {
 Examples:
   pgkeep verify --repo /backups
   pgkeep verify latest -d shop --deep --repo /backups
-  pgkeep verify --all --deep --repo /backups")]
+  pgkeep verify --all --deep --repo /backups
+  pgkeep verify --all --repo /backups --repo s3://offsite/pgkeep")]
 pub struct VerifyArgs {
     /// Id of the backup, a unique beginning of it, or latest. Without it: the latest of each database
     #[arg(value_name = "ID", add = ArgValueCompleter::new(backup_ids))]
@@ -307,6 +314,7 @@ pub struct VerifyArgs {
 #[command(after_help = "\
 Examples:
   pgkeep copy --missing --to /mnt/second --repo /backups
+  pgkeep copy --missing --to s3://offsite/pgkeep --repo /backups
   pgkeep copy latest -d shop --to /mnt/second --repo /backups
   pgkeep copy --missing --to /mnt/second --repo /backups --dry-run")]
 pub struct CopyArgs {
@@ -318,7 +326,7 @@ pub struct CopyArgs {
     #[arg(long, conflicts_with = "id")]
     pub missing: bool,
 
-    /// The repository that is copied to
+    /// The repository that is copied to: an address, or the name of a configured one
     #[arg(long, value_name = "ADDRESS", value_hint = clap::ValueHint::DirPath)]
     pub to: String,
 
@@ -340,6 +348,7 @@ pub struct CopyArgs {
 #[command(after_help = "\
 Examples:
   pgkeep report --repo /backups
+  pgkeep report --repo /backups --repo s3://offsite/pgkeep
   pgkeep report list -d shop --repo /backups
   pgkeep report show latest -d shop --repo /backups
   pgkeep report runs --repo /backups --json")]
@@ -387,15 +396,16 @@ pub enum ReportView {
 
 /// Find what would make a backup fail, with the fix
 ///
-/// Looks at the client programs, the connection, the rights of the role relation by relation, and the repository, where
-/// it stores a small object, reads it and removes it again. It creates no repository. Without a database only programs
-/// and repository are checked, without --repo only programs and PostgreSQL. Ends with exit code 13 if a dump would fail;
+/// Looks at the client programs, the connection, the rights of the role relation by relation, and the repositories; in
+/// each it stores a small object, reads it and removes it again. It creates no repository. Without a database only programs
+/// and repositories are checked, without a repository only programs and PostgreSQL. Ends with exit code 13 if a dump would fail;
 /// warnings alone end with 0.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pgkeep check -d shop --repo /backups
-  pgkeep check -h db.example.com -U backup --all --repo /backups")]
+  pgkeep check -h db.example.com -U backup --all --repo /backups
+  pgkeep check --repo s3://offsite/pgkeep")]
 pub struct CheckArgs {
     /// A database (name, URI or keyword string); may be repeated. Without it: PGDATABASE
     #[arg(short, long, value_name = "DATABASE", conflicts_with = "all")]
@@ -447,6 +457,7 @@ fn part_size(text: &str) -> Result<PartSize, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::path::{Path, PathBuf};
 
@@ -467,7 +478,7 @@ mod tests {
                     quote = Some(character);
                     word.get_or_insert_default();
                 }
-                (None, ' ' | '\t') => words.extend(word.take()),
+                (None, ' ' | '\t' | '\n') => words.extend(word.take()),
                 (None, '|' | ';' | '&' | '>' | '<' | ')' | '`') => break,
                 (None, '#') if word.is_none() => break,
                 _ => word.get_or_insert_default().push(character),
@@ -477,10 +488,27 @@ mod tests {
         words
     }
 
-    /// Every command in a text: lines of help and scripts, with or without a prompt, and code within sentences.
+    /// What a script puts into its arrays, by name.
+    fn arrays(text: &str) -> BTreeMap<&str, Vec<String>> {
+        let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (at, _) in text.match_indices("=(") {
+            let before = text[..at].trim_end_matches('+');
+            let name = before.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+            found.entry(name).or_default().extend(shell_words(&text[at + "=(".len()..]));
+        }
+        found
+    }
+
+    /// Every command in a text: lines of help and scripts, with or without a prompt, and code within sentences. A whole
+    /// array of a script stands for all that is ever put into it.
     fn commands(text: &str) -> Vec<Vec<String>> {
         let joined = text.replace("\\\n", " ");
-        let mut found = Vec::new();
+        let arrays = arrays(&joined);
+        let expanded = |word: String| {
+            let name = word.strip_prefix("${").and_then(|word| word.strip_suffix("[@]}"));
+            name.and_then(|name| arrays.get(name)).cloned().unwrap_or_else(|| vec![word])
+        };
+        let mut found: Vec<Vec<String>> = Vec::new();
         for line in joined.lines() {
             let starts = ["", "$ ", "run ", "exec ", "sudo -u postgres "].map(|before| format!("{before}pgkeep "));
             let bare = line.trim_start();
@@ -492,7 +520,7 @@ mod tests {
                 found.extend(bare.match_indices(before).map(|(at, _)| shell_words(&bare[at + skip..])));
             }
         }
-        found
+        found.into_iter().map(|words| words.into_iter().flat_map(&expanded).collect()).collect()
     }
 
     /// A variable of a script stands for something that fits its place.
@@ -574,7 +602,8 @@ mod tests {
     #[test]
     fn commands_are_found_where_they_stand() {
         let text = "$ pgkeep report # why\n  pgkeep dump -d 'a b' --repo \"$r\" | cat\nsee `pgkeep check -d x` and `pgkeep man`\n\
-                    x() { exec pgkeep verify \\\n --deep; }\npgkeep.json is no command";
+                    x() { exec pgkeep verify \\\n --deep; }\npgkeep.json is no command\n\
+                    which=(-d \"$1\")\nfor r in a b; do which+=(--repo \"$r\"); done\npgkeep dump \"${which[@]}\" -q";
         let found: Vec<String> = commands(text).iter().map(|words| words.join("·")).collect();
         let expected = [
             "pgkeep·report",
@@ -582,6 +611,7 @@ mod tests {
             "pgkeep·check·-d·x",
             "pgkeep·man",
             "pgkeep·verify·--deep",
+            "pgkeep·dump·-d·$1·--repo·$r·-q",
         ];
         assert_eq!(found, expected);
         assert!(Cli::try_parse_from(["pgkeep", "dump", "--no-such-flag"]).is_err());

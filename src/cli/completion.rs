@@ -1,13 +1,16 @@
-//! Completion of backup ids: asks the repositories that are being typed, says nothing of what it cannot ask.
+//! Completion of backup ids: asks the repositories that are being typed, else those that are configured, and says nothing
+//! of what it cannot ask.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 
 use clap_complete::CompletionCandidate;
+use pgkeep::config::load::Flags;
 
-/// Ids of the repositories named by `--repo` on the line, newest first, that begin with what was typed.
+/// Ids of the repositories that a command on the line would work on, newest first, that begin with what was typed.
 pub fn backup_ids(current: &OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_string_lossy();
-    let mut candidates: Vec<CompletionCandidate> = super::run::ids_of(&typed_repositories())
+    let mut candidates: Vec<CompletionCandidate> = super::run::ids_of(&typed_flags())
         .into_iter()
         .filter(|(id, _)| id.starts_with(&*current))
         .map(|(id, help)| CompletionCandidate::new(id).help(Some(help.into())))
@@ -19,14 +22,15 @@ pub fn backup_ids(current: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 /// The completion engine hands over the line after `--`: `pgkeep -- pgkeep verify --repo /backups …`.
-fn typed_repositories() -> Vec<String> {
+fn typed_flags() -> Flags {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let home = std::env::home_dir().map(|home| home.to_string_lossy().into_owned());
-    repositories_in(&words).map(|typed| as_the_shell_reads(typed, home.as_deref())).collect()
+    let values = |flag| values_of(flag, &words).map(|typed| as_the_shell_reads(typed, home.as_deref()));
+    Flags { config: values("--config").next().map(PathBuf::from), repositories: values("--repo").collect() }
 }
 
-fn repositories_in(words: &[String]) -> impl Iterator<Item = &str> {
-    words.iter().enumerate().filter_map(|(at, word)| match word.strip_prefix("--repo")? {
+fn values_of<'w>(flag: &str, words: &'w [String]) -> impl Iterator<Item = &'w str> {
+    words.iter().enumerate().filter_map(move |(at, word)| match word.strip_prefix(flag)? {
         "" => words.get(at + 1).map(String::as_str),
         value => value.strip_prefix('='),
     })
@@ -53,7 +57,7 @@ mod tests {
     fn repositories_are_found_as_shells_hand_them_over() {
         let found = |line: &str| {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            repositories_in(&words).map(str::to_owned).collect::<Vec<_>>()
+            values_of("--repo", &words).map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(found("pgkeep verify --repo /b x"), ["/b"]);
         assert_eq!(found("pgkeep verify --repo=/b x"), ["/b"]);

@@ -4,16 +4,19 @@
 //! to standard error changes nothing here. The file is for other readers, as the reports are: 0644.
 
 use std::fmt::Write as _;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use chrono::{Local, NaiveDateTime};
 use pgkeep::clock::Clock;
+use pgkeep::command::Outcome;
+use pgkeep::command::dump::Item;
+use pgkeep::config::directories::{make_readable, make_readable_by_all};
 use pgkeep::config::secret::Secret;
-use pgkeep::error::{Doing as _, Kind, Result};
+use pgkeep::error::{Doing as _, Error, Kind, Result};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
@@ -36,7 +39,7 @@ impl LogFile {
     pub fn open(directory: &Path, clock: Arc<dyn Clock>, secrets: Vec<Secret>) -> Result<Self> {
         let name = format!("backup_{}.log", local(&*clock).format("%Y%m%d"));
         let path = directory.join(name);
-        let file = make_directory(directory).and_then(|()| open_for_append(&path));
+        let file = make_readable(directory).and_then(|()| open_for_append(&path, directory));
         let file = file.doing(Kind::Usage, || format!("open log file {}", path.display())).map_err(|error| {
             let directory = pgkeep::process::shell_word(directory.as_os_str());
             error.hint(format!(
@@ -59,35 +62,40 @@ fn local(clock: &dyn Clock) -> NaiveDateTime {
     clock.now().with_timezone(&Local).naive_local()
 }
 
-/// As a script's `mkdir -p`: others may look.
-fn make_directory(directory: &Path) -> std::io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    let missing: Vec<PathBuf> = directory.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
-    for path in missing.into_iter().rev() {
-        match DirBuilder::new().mode(0o755).create(&path) {
-            // Our umask took the bits for others.
-            Ok(()) => std::fs::set_permissions(&path, Permissions::from_mode(0o755))?,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn open_for_append(path: &Path) -> std::io::Result<File> {
+fn open_for_append(path: &Path, directory: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).mode(0o644);
     match options.clone().create_new(true).open(path) {
         Ok(file) => {
-            file.set_permissions(Permissions::from_mode(0o644))?;
+            make_readable_by_all(&file, 0o644, Some(directory))?;
             Ok(file)
         }
         // Whoever made it has chosen who reads it.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path),
         Err(error) => Err(error),
     }
+}
+
+/// Puts down how a dump ended, in the words in which its caller is told.
+pub fn end(done: &Result<Outcome<Item>>) {
+    let (warnings, error) = match done {
+        Ok(outcome) => {
+            let of_items = outcome.items.iter().flat_map(|item| &item.warnings);
+            (of_items.chain(&outcome.warnings).cloned().collect(), outcome.error.as_ref())
+        }
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    warnings.iter().for_each(|warning: &String| tracing::warn!(target: TARGET, "{warning}"));
+    match error {
+        None => tracing::info!(target: TARGET, "done"),
+        Some(error) => failed(error),
+    }
+}
+
+/// Puts down why a run failed, and the next step.
+pub fn failed(error: &Error) {
+    let hint = error.next_step().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+    tracing::error!(target: TARGET, "{error}{hint}");
 }
 
 impl<S: Subscriber> Layer<S> for LogFile {
@@ -112,6 +120,8 @@ impl Visit for Message {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use pgkeep::clock::ManualClock;
     use tracing_subscriber::layer::SubscriberExt as _;
 

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod completion;
+mod log_file;
 mod output;
 mod progress;
 mod run;

@@ -9,19 +9,23 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use clap_complete::CompleteEnv;
 use futures_util::future::join_all;
 use pgkeep::clock::{Clock as _, SystemClock};
-use pgkeep::command::{Context, Outcome};
+use pgkeep::command::drop_in::DropIn;
+use pgkeep::command::{Context, Outcome, Place};
 use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
-use pgkeep::config::load::{Configuration, Flags, load};
+use pgkeep::config::load::{Flags, load};
 use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{DumpStem, Ending, InstanceName, ObjectName, StateDirectory, StoredName};
-use pgkeep::storage::{Access, Address, Missing, ObjectMeta, Patience, Prefix};
+use pgkeep::storage::{Access, Missing, ObjectMeta, Patience, Prefix};
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::ChronoUtc;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use super::arguments::{Cli, Common, RestoreVerb, Verb, Work};
+use super::log_file::{self, LogFile};
 use super::output::{self, Told};
 use super::verbs::Request;
 use super::{progress, signals, usage, verbs};
@@ -123,11 +127,22 @@ async fn command(common: Common, work: Work) -> ExitCode {
     let (started_at, stopwatch) = (clock.now(), Instant::now());
     let mut screen =
         Screen { json: common.json, quiet: common.quiet, command: name_of_work(&work), started_at, stopwatch };
-    let (context, configuration) = match prepare(&common, &screen) {
-        Ok(prepared) => prepared,
+    let environment = Environment::of_process();
+    let request = match request(common, &environment, &screen) {
+        Ok(request) => request,
         Err(error) => return screen.fail(&error),
     };
-    let request = Request { common, configuration };
+    let is_dump = matches!(&work, Work::Dump(args) if !args.dry_run);
+    let context = match context(&request, environment, &screen, is_dump) {
+        Ok(context) => context,
+        Err(error) => {
+            if let Some(drop_in) = request.drop_in.as_ref().filter(|_| is_dump) {
+                log_file::failed(&error);
+                verbs::report_unbegun(drop_in, started_at, &error).await;
+            }
+            return screen.fail(&error);
+        }
+    };
     // Half of a restored database is not left for somebody else to remove, however long that takes.
     let is_bounded = !matches!(work, Work::Restore(_));
     let ended = tokio::select! {
@@ -135,7 +150,15 @@ async fn command(common: Common, work: Work) -> ExitCode {
         () = overdue(&context.interrupt), if is_bounded => None,
     };
     let left = "the store did not answer in time; what is left there is removed by the next run";
-    ended.unwrap_or_else(|| screen.fail(&context.interrupt.error().hint(left)))
+    let Some(code) = ended else {
+        let error = context.interrupt.error().hint(left);
+        if let Some(drop_in) = request.drop_in.as_ref().filter(|_| is_dump) {
+            log_file::failed(&error);
+            verbs::report_unbegun(drop_in, started_at, &error).await;
+        }
+        return screen.fail(&error);
+    };
+    code
 }
 
 async fn perform(screen: &mut Screen, context: &Context, request: &Request, work: Work) -> ExitCode {
@@ -175,43 +198,62 @@ fn name_of_work(work: &Work) -> &'static str {
     }
 }
 
-/// The surroundings of a command, and the configuration in force.
-fn prepare(common: &Common, screen: &Screen) -> Result<(Context, Configuration)> {
-    let interrupt = Interrupt::default();
-    signals::listen(interrupt.clone()).doing(Kind::Unexpected, || "listen for signals")?;
-    let how = if screen.shows_progress() { common.progress } else { super::arguments::Progress::None };
-    let (monitor, bars) = progress::monitor(how, std::io::stderr().is_terminal());
-    log_to_stderr(common, bars);
-    let environment = Environment::of_process();
+/// What was asked for, completed by the configuration in force.
+fn request(common: Common, environment: &Environment, screen: &Screen) -> Result<Request> {
     let flags = Flags { config: common.config.clone(), repositories: common.repo.clone() };
-    let configuration = load(&flags, &environment)?;
+    let configuration = load(&flags, environment)?;
     configuration.notices.iter().for_each(|notice| screen.notice(notice));
-    let state = StateDirectory::open(directories::state(&environment)?)?;
-    let host = rustix::system::uname().nodename().to_string_lossy().split('.').next().unwrap_or_default().to_owned();
-    let (clock, patience) = (Arc::new(SystemClock), Patience::default());
-    Ok((Context { clock, monitor, interrupt, environment, state, host, patience }, configuration))
+    Request::new(common, configuration)
 }
 
-/// Log lines go to standard error, above the bars if there are any.
-fn log_to_stderr(common: &Common, bars: Option<indicatif::MultiProgress>) {
+/// The surroundings of a command. The log of the env file is written by what the script did: dumps.
+fn context(request: &Request, environment: Environment, screen: &Screen, is_dump: bool) -> Result<Context> {
+    let interrupt = Interrupt::default();
+    signals::listen(interrupt.clone()).doing(Kind::Unexpected, || "listen for signals")?;
+    let common = &request.common;
+    let how = if screen.shows_progress() { common.progress } else { super::arguments::Progress::None };
+    let (monitor, bars) = progress::monitor(how, std::io::stderr().is_terminal());
+    let env_file = request.drop_in.as_ref().map(DropIn::env_file);
+    let clock = Arc::new(SystemClock);
+    let opened = env_file.filter(|_| is_dump).map(|env_file| {
+        LogFile::open(&env_file.directories.log, Arc::<SystemClock>::clone(&clock), env_file.secrets())
+    });
+    let (log_file, unopened) = match opened.transpose() {
+        Ok(log_file) => (log_file, None),
+        Err(error) => (None, Some(error)),
+    };
+    log(common, bars, log_file);
+    if let Some(error) = unopened {
+        return Err(error);
+    }
+    let environment = env_file.map_or(environment, |env_file| env_file.environment.clone());
+    let state = StateDirectory::open(directories::state(&environment)?)?;
+    let (host, patience) = (directories::host(), Patience::default());
+    Ok(Context { clock, monitor, interrupt, environment, state, host, patience })
+}
+
+/// Log lines go to standard error, above the bars if there are any, and to the log file, if there is one.
+fn log(common: &Common, bars: Option<indicatif::MultiProgress>, log_file: Option<LogFile>) {
+    // What libraries warn of comes back as an error, in our words, or does not matter.
     let level = match (common.quiet, common.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "pgkeep=info,warn",
+        (true, _) => "pgkeep=error",
+        (false, 0) => "pgkeep=warn",
+        (false, 1) => "pgkeep=info",
         (false, 2) => "pgkeep=debug,info",
         (false, _) => "trace",
     };
     let writer = move || output::AboveBars(bars.clone());
-    // A second subscriber in one process is refused; the first one stands.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(level))
+    let to_stderr = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         // It would say so with `eprintln!`, which panics where standard error is full or its reader is gone.
         .log_internal_errors(false)
         .with_timer(ChronoUtc::new("%Y-%m-%dT%H:%M:%SZ".to_owned()))
         .with_ansi(false)
         .with_target(false)
-        .try_init();
+        .with_filter(EnvFilter::new(format!("{level},{}=off", log_file::TARGET)));
+    let to_file = log_file.map(|log_file| log_file.with_filter(EnvFilter::new("pgkeep=info,warn")));
+    // A second subscriber in one process is refused; the first one stands.
+    let _ = tracing_subscriber::registry().with(to_stderr).with(to_file).try_init();
 }
 
 /// How the answer of a command reaches its caller.
@@ -331,16 +373,19 @@ fn subcommand_page(verb: &clap::Command, parent: &str, page: &mut Vec<u8>) -> st
     verb.get_subcommands().try_for_each(|sub| subcommand_page(sub, &name, page))
 }
 
-/// Backup ids of repositories with the times at which they began, each once, newest first, for the completion of a
-/// shell; nothing of one that cannot be asked. A listing is enough, so nothing is read and no state is made.
-pub fn ids_of(addresses: &[String]) -> Vec<(String, String)> {
+/// Backup ids of the repositories that are meant with the times at which they began, each once, newest first, for the
+/// completion of a shell; nothing of one that cannot be asked. A listing is enough, so nothing is read and no state is made.
+pub fn ids_of(flags: &Flags) -> Vec<(String, String)> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let environment = Environment::of_process();
-    let Ok(state) = directories::state(&environment) else { return Vec::new() };
+    let (Ok(state), Ok(configuration)) = (directories::state(&environment), load(flags, &environment)) else {
+        return Vec::new();
+    };
+    let (places, environment) = verbs::reachable(configuration.source, environment);
     // Somebody waits at a prompt.
     let patience = Patience { opening: Duration::from_secs(2), attempts: 1, ..Patience::default() };
     let access = Access { environment, uploads: state.join("uploads"), patience };
-    let listed = runtime.block_on(join_all(addresses.iter().map(|address| dumps_in(address, &access))));
+    let listed = runtime.block_on(join_all(places.iter().map(|place| dumps_in(place, &access))));
     let mut dumps: Vec<_> = listed.into_iter().flatten().flatten().collect();
     dumps.sort_by(|(a, of_a), (b, of_b)| (b.started_at(), a, of_a).cmp(&(a.started_at(), b, of_b)));
     dumps.dedup();
@@ -350,8 +395,8 @@ pub fn ids_of(addresses: &[String]) -> Vec<(String, String)> {
     dumps.into_iter().map(told).collect()
 }
 
-async fn dumps_in(address: &str, access: &Access) -> Option<Vec<(DumpStem, InstanceName)>> {
-    let storage = Address::parse(address).ok()?.open(access, Missing::Refuse).await.ok()?;
+async fn dumps_in(place: &Place, access: &Access) -> Option<Vec<(DumpStem, InstanceName)>> {
+    let storage = place.store(access, Missing::Refuse).await.ok()?;
     let listed = storage.list(&Prefix::root()).await.ok()?;
     let dump = |meta: &ObjectMeta| match StoredName::parse(&meta.key)? {
         StoredName::Dump { instance, name: ObjectName { stem, ending: Ending::Manifest } } => Some((stem, instance)),

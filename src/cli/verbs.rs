@@ -10,7 +10,9 @@ mod verify;
 use std::num::NonZeroUsize;
 
 use pgkeep::config::directories;
-use pgkeep::config::load::{Configuration, Source};
+use pgkeep::config::environment::Environment;
+use pgkeep::config::file::ConfiguredRepository;
+use pgkeep::config::load::{self, Configuration, Origin, Source};
 use pgkeep::error::{Error, Kind, Result};
 use pgkeep::pg::conninfo::ConnectionFlags;
 use pgkeep::pg::tools::Search;
@@ -18,12 +20,14 @@ use pgkeep::repo::InstanceName;
 
 use super::arguments::{Common, ConnectionArgs};
 use super::output::harmless;
+use pgkeep::command::databases::Databases;
+use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::finding::Finding;
 use pgkeep::command::{Context, Place};
 
 pub use check::check;
 pub use copy::copy;
-pub use dump::dump;
+pub use dump::{dump, report_unbegun};
 pub use report::report;
 pub use restore::restore;
 pub use verify::verify;
@@ -34,31 +38,61 @@ const MOST_THREADS: usize = 8;
 /// What was asked for: the flags that every command has, and the configuration that completes them.
 pub struct Request {
     pub common: Common,
-    pub configuration: Configuration,
+    pub origin: Origin,
+    /// Those of the configuration, or of `--repo`.
+    repositories: Vec<Place>,
+    /// Those that have names.
+    named: Vec<ConfiguredRepository>,
+    /// The env file, where it is in force.
+    pub drop_in: Option<DropIn>,
+}
+
+impl Request {
+    pub fn new(common: Common, configuration: Configuration) -> Result<Self> {
+        let Configuration { origin, source, named, notices: _ } = configuration;
+        let (repositories, drop_in) = match source {
+            Source::Repositories(configured) => (places(&configured)?, None),
+            Source::EnvFile(env_file) => {
+                let drop_in = DropIn::new(*env_file)?;
+                (drop_in.places(), Some(drop_in))
+            }
+        };
+        Ok(Self { common, origin, repositories, named, drop_in })
+    }
 }
 
 /// The repositories that a command needs.
 fn repositories(request: &Request) -> Result<Vec<Place>> {
-    let places = named_repositories(request)?;
-    if places.is_empty() {
-        let hint = match request.configuration.origin.path() {
+    if request.repositories.is_empty() {
+        let hint = match request.origin.path() {
             Some(path) => format!("{} configures none; name a directory, such as --repo /backups", path.display()),
             None => "name a directory, such as --repo /backups, or configure one in /etc/pgkeep/pgkeep.toml".to_owned(),
         };
         return Err(Error::usage("no repository is named").hint(hint));
     }
-    Ok(places)
+    Ok(request.repositories.clone())
 }
 
-/// The repositories that are named, on the command line or else in the configuration, each once.
-fn named_repositories(request: &Request) -> Result<Vec<Place>> {
-    let configured = match &request.configuration.source {
-        Source::Repositories(repositories) => repositories,
-        Source::EnvFile(_) => {
-            return Err(Error::usage("this command does not work by BACKUP_ENV_FILE")
-                .hint("name the repository with --repo, or unset BACKUP_ENV_FILE"));
+/// The repositories of a configuration, without those that make no sense, and the environment to reach them in.
+pub fn reachable(source: Source, environment: Environment) -> (Vec<Place>, Environment) {
+    match source {
+        Source::Repositories(configured) => {
+            (configured.iter().filter_map(|one| Place::configured(one).ok()).collect(), environment)
         }
-    };
+        Source::EnvFile(env_file) => {
+            let environment = env_file.environment.clone();
+            (DropIn::new(*env_file).map(|drop_in| drop_in.places()).unwrap_or_default(), environment)
+        }
+    }
+}
+
+/// A repository that is typed elsewhere than behind `--repo`.
+fn repository(request: &Request, typed: &str) -> Result<Place> {
+    Place::configured(&load::repository(typed, &request.named)?)
+}
+
+/// The repositories, each once.
+fn places(configured: &[ConfiguredRepository]) -> Result<Vec<Place>> {
     let mut places: Vec<Place> = Vec::new();
     for repository in configured {
         let place = Place::configured(repository)?;
@@ -81,7 +115,13 @@ fn instance(request: &Request) -> Result<InstanceName> {
 
 /// The instance that a reading verb is limited to.
 fn named_instance(request: &Request) -> Result<Option<InstanceName>> {
-    request.common.instance.as_deref().map(parse_instance).transpose()
+    let named = request.common.instance.as_deref().map(parse_instance).transpose()?;
+    let (Some(instance), Some(_)) = (&named, &request.drop_in) else { return Ok(named) };
+    if *instance == DropIn::instance() {
+        return Ok(named);
+    }
+    Err(Error::usage(format!("there is no instance {instance} by BACKUP_ENV_FILE"))
+        .hint("leave --instance out, or name a repository with --repo"))
 }
 
 fn parse_instance(name: &str) -> Result<InstanceName> {
@@ -98,6 +138,24 @@ fn flags(args: &ConnectionArgs) -> ConnectionFlags {
         port: args.port.clone(),
         user: args.username.clone(),
         ..ConnectionFlags::default()
+    }
+}
+
+/// The server that is backed up.
+fn source_flags(request: &Request, args: &ConnectionArgs) -> ConnectionFlags {
+    let typed = flags(args);
+    match &request.drop_in {
+        Some(drop_in) => drop_in.connection(typed),
+        None => typed,
+    }
+}
+
+/// The databases that are backed up.
+fn databases(request: &Request, all: bool, named: Vec<String>) -> Databases {
+    let typed = if all { Databases::All } else { Databases::Named(named) };
+    match &request.drop_in {
+        Some(drop_in) => drop_in.databases(typed),
+        None => typed,
     }
 }
 

@@ -12,6 +12,8 @@ use crate::pg::session::{Session, SessionOptions};
 pub enum Databases {
     /// As given to `-d`: names, URIs or keyword strings. None: what the environment says.
     Named(Vec<String>),
+    /// This one: a name and nothing but a name, whatever characters it has.
+    Exactly(String),
     /// Every one but postgres and the templates.
     All,
 }

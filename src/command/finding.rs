@@ -55,7 +55,9 @@ impl Finding {
 
     /// A failure in the words of its error; the hint is the fix.
     pub fn of_error(id: &'static str, subject: impl Into<String>, error: &Error) -> Self {
-        let finding = Self::fail(id, subject, error.to_string());
+        let subject = subject.into();
+        let said = error.said_of(&subject);
+        let finding = Self::fail(id, subject, said);
         match error.next_step() {
             Some(hint) => finding.fix(hint),
             None => finding,

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod copy;
 pub mod databases;
+pub mod drop_in;
 pub mod dump;
 pub mod finding;
 mod place;
@@ -143,12 +144,22 @@ fn overall<I: Item>(items: &[I]) -> Option<Error> {
     if let ([_], [(_, only)]) = (items, failed.as_slice()) {
         return Some(only.repeated());
     }
-    let told = failed.iter().take(TOLD).map(|(name, error)| format!("{name}: {error}"));
-    let mut told: Vec<String> = told.collect();
+    let mut told: Vec<(String, String)> = Vec::new();
+    for (name, error) in failed.iter().take(TOLD) {
+        let said = error.to_string();
+        // What one cause did to several items is said once.
+        match told.last_mut() {
+            Some((names, before)) if *before == said => *names += &format!(", {name}"),
+            _ => told.push(((*name).to_owned(), said)),
+        }
+    }
+    let is_one_cause = told.len() == 1;
+    let mut told: Vec<String> = told.into_iter().map(|(names, said)| format!("{names}: {said}")).collect();
     if failed.len() > TOLD {
         told.push(format!("and {} more", failed.len() - TOLD));
     }
-    Some(Error::new(kind, format!("{} of {} failed ({})", failed.len(), items.len(), told.join("; "))))
+    let error = Error::new(kind, format!("{} of {} failed ({})", failed.len(), items.len(), told.join("; ")));
+    Some(error.hinted(first.next_step().filter(|_| is_one_cause)))
 }
 
 #[cfg(test)]
@@ -184,10 +195,19 @@ mod tests {
     }
 
     #[test]
+    fn what_failed_alike_is_told_once_with_its_next_step() {
+        let fails = |why: &str| Case(Some(Error::new(Kind::Storage, why).hint("try again")));
+        let error = overall(&[fails("x"), fails("x"), Case(None)]).unwrap();
+        assert_eq!(error.to_string(), "2 of 3 failed (case, case: x)");
+        assert_eq!(error.next_step(), Some("try again"));
+        let error = overall(&[fails("x"), fails("y")]).unwrap();
+        assert_eq!((error.to_string().as_str(), error.next_step()), ("2 of 2 failed (case: x; case: y)", None));
+    }
+
+    #[test]
     fn a_thousand_failures_make_a_short_sentence() {
         let items: Vec<Case> = (0..1000).map(|_| Case(Some(Error::new(Kind::Verification, "fails")))).collect();
         let sentence = overall(&items).unwrap().to_string();
-        assert!(sentence.starts_with("1000 of 1000 failed (case: fails; "), "{sentence}");
-        assert!(sentence.ends_with("; and 995 more)"), "{sentence}");
+        assert!(sentence.ends_with("; and 995 more)") && sentence.len() < 100, "{sentence}");
     }
 }

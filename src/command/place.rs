@@ -6,8 +6,8 @@ use super::Context;
 use crate::config::file::{self, ConfiguredRepository};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::process::shell_word;
-use crate::repo::{Repository, RepositoryId};
-use crate::storage::{Address, Credentials, Fault, Missing, Storage};
+use crate::repo::{FlatLayout, FlatStorage, Repository, RepositoryId};
+use crate::storage::{self, Access, Address, Credentials, Fault, Missing, Storage};
 
 /// What must be proven before the manifest is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Place {
     /// What its user calls it: a configured name, else the address.
     pub name: String,
     pub address: Address,
+    /// `None`: as every repository has it.
+    pub layout: Option<FlatLayout>,
     /// Which repository has to be there, where the configuration says so: anything else is a disk that is not mounted.
     pub id: Option<RepositoryId>,
     /// What the configuration wants proven there.
@@ -34,7 +36,7 @@ impl Place {
     /// A repository that is named by its address alone.
     pub fn at(address: &str) -> Result<Self> {
         let address = Address::parse(address)?;
-        Ok(Self { name: address.to_string(), address, id: None, check: None })
+        Ok(Self { name: address.to_string(), address, layout: None, id: None, check: None })
     }
 
     /// A repository of `pgkeep.toml`, or one of `--repo` that has no settings but its address.
@@ -60,12 +62,21 @@ impl Place {
             file::CheckLevel::Decode => Check::Decode,
             file::CheckLevel::ReadBack => Check::ReadBack,
         });
-        Ok(Self { name: name.clone(), address, id, check })
+        Ok(Self { name: name.clone(), address, layout: None, id, check })
+    }
+
+    /// The store, in which every object has the key that it has everywhere.
+    pub async fn store(&self, access: &Access, missing: Missing) -> storage::Result<Arc<dyn Storage>> {
+        let storage = self.address.open(access, missing).await?;
+        Ok(match self.layout {
+            Some(layout) => Arc::new(FlatStorage::over(storage, layout)),
+            None => storage,
+        })
     }
 
     /// The repository, for a command that reads it.
     pub async fn open(&self, context: &Context) -> Result<Repository> {
-        match self.address.open(&context.access(), Missing::Refuse).await {
+        match self.store(&context.access(), Missing::Refuse).await {
             Ok(storage) => self.open_in(storage, context).await,
             // Nothing is there. Whether a disk is not mounted or a name mistyped depends on our having stored there before.
             Err(error) if error.fault == Fault::NotFound => Err(self.absent(context)),
@@ -85,14 +96,14 @@ impl Place {
     /// The repository, for a command that stores something: the first one creates it, but not where the configuration
     /// says which one is there.
     pub async fn open_or_create(&self, context: &Context) -> Result<Repository> {
-        let storage = match self.address.open(&context.access(), Missing::Refuse).await {
+        let storage = match self.store(&context.access(), Missing::Refuse).await {
             Err(error) if error.fault == Fault::NotFound => {
                 // Where this host has stored before, a disk is not mounted: what would be made is on another one.
                 let absent = self.absent(context);
                 if absent.kind != Kind::NoSuchBackup {
                     return Err(absent);
                 }
-                self.address.open(&context.access(), Missing::CreateLast).await
+                self.store(&context.access(), Missing::CreateLast).await
             }
             opened => opened,
         }?;
@@ -109,6 +120,7 @@ impl Place {
                 let action = format!("{address} holds repository {found}, {} is to be {id}", self.name);
                 Err(Error::refused(action).hint(format!("{ANOTHER_DISK} write id = \"{found}\" for {}", self.name)))
             }
+            _ if self.layout.is_some() => Ok(found.named(&self.name).beside_script()),
             _ => Ok(found.named(&self.name)),
         }
     }
@@ -133,8 +145,9 @@ impl Place {
 
 const ANOTHER_DISK: &str = "an unmounted disk? Mount it; if the repository was replaced on purpose,";
 
-/// `--repo A --repo B`: what a proposed command has to say so that it looks in the same places.
+/// `--repo A --repo B`: what a proposed command has to say so that it looks in the same places. Those of the env file are
+/// found by it alone.
 pub fn repo_flags(places: &[Place]) -> String {
-    let flag = |place: &Place| format!("--repo {}", shell_word(place.name.as_ref()));
-    places.iter().map(flag).collect::<Vec<_>>().join(" ")
+    let flag = |place: &Place| format!(" --repo {}", shell_word(place.name.as_ref()));
+    places.iter().filter(|place| place.layout.is_none()).map(flag).collect()
 }

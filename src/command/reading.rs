@@ -30,6 +30,12 @@ pub struct Unread {
     pub error: Error,
 }
 
+impl Unread {
+    fn told(&self) -> String {
+        format!("{}: {}", self.name, self.error.said_of(&self.name))
+    }
+}
+
 impl Reading {
     /// Reads the manifests of one instance, or of all, in every repository at once. Fails if none can be read.
     pub async fn of(context: &Context, places: &[Place], instance: Option<&InstanceName>) -> Result<Self> {
@@ -88,14 +94,17 @@ impl Repositories {
 
     /// What is to be known of the repositories themselves, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
-        let unread = self.unread.iter().map(|Unread { name, error }| format!("{name} could not be read: {error}"));
+        let unread = self
+            .unread
+            .iter()
+            .map(|Unread { name, error }| format!("{name} could not be read: {}", error.said_of(name)));
         unread.chain(self.same_id()).collect()
     }
 
     /// The error of an answer that lacks what could not be read.
     pub fn partial(&self) -> Option<Error> {
         let first = self.unread.first()?;
-        let told: Vec<_> = self.unread.iter().map(|Unread { name, error }| format!("{name}: {error}")).collect();
+        let told: Vec<_> = self.unread.iter().map(Unread::told).collect();
         let of = self.answering.len() + self.unread.len();
         let sentence = format!("{} of {of} repositories could not be read ({})", told.len(), told.join("; "));
         Some(Error::new(Kind::Partial, sentence).hinted(first.error.next_step()))
@@ -122,7 +131,7 @@ fn of_none(unread: Vec<Unread>) -> Error {
     let Some(Unread { error: first, .. }) = unread.next() else {
         return Error::new(Kind::Unexpected, "no repository was read");
     };
-    let others: Vec<_> = unread.map(|Unread { name, error }| format!("{name}: {error}")).collect();
+    let others: Vec<_> = unread.map(|unread| unread.told()).collect();
     if others.is_empty() {
         return first;
     }

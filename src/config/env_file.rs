@@ -163,6 +163,7 @@ impl Remote {
     /// `remote:path/name`.
     pub fn url_of(&self, name: &str) -> String {
         match self {
+            Self::Oss(bucket) if bucket.prefix.is_empty() => format!("oss://{}/{name}", bucket.name),
             Self::Oss(bucket) => format!("oss://{}/{}/{name}", bucket.name, bucket.prefix),
             Self::Rclone { remote, path } => format!("{remote}:{path}/{name}"),
         }

@@ -25,6 +25,8 @@ pub struct Flags {
 pub struct Configuration {
     pub origin: Origin,
     pub source: Source,
+    /// Every repository of the configuration file, in force or not: they have names.
+    pub named: Vec<ConfiguredRepository>,
     /// What its user should know before anything starts, a line each.
     pub notices: Vec<String>,
 }
@@ -93,7 +95,7 @@ fn load_with_default(flags: &Flags, environment: &Environment, default_file: &Pa
             None => {
                 let read = EnvFile::read(&env_file, environment)?;
                 let (origin, source) = (Origin::EnvFile(env_file), Source::EnvFile(Box::new(read)));
-                return Ok(Configuration { origin, source, notices });
+                return Ok(Configuration { origin, source, named: Vec::new(), notices });
             }
             Some(flag) => notices.push(format!("BACKUP_ENV_FILE is set and not used: {flag} takes its place")),
         }
@@ -105,17 +107,17 @@ fn load_with_default(flags: &Flags, environment: &Environment, default_file: &Pa
         (None, None) if default_file.try_exists().unwrap_or(true) => Origin::Default(default_file.to_owned()),
         (None, None) => Origin::Nothing,
     };
-    let file = origin.path().map(ConfigFile::read).transpose()?;
+    let named = origin.path().map(ConfigFile::read).transpose()?.map(|file| file.repositories).unwrap_or_default();
     let repositories = if flags.repositories.is_empty() {
-        file.map(|file| file.repositories).unwrap_or_default()
+        named.clone()
     } else {
-        flags.repositories.iter().map(|typed| of_flag(typed, file.as_ref())).collect::<Result<_>>()?
+        flags.repositories.iter().map(|typed| repository(typed, &named)).collect::<Result<_>>()?
     };
-    Ok(Configuration { origin, source: Source::Repositories(repositories), notices })
+    Ok(Configuration { origin, source: Source::Repositories(repositories), named, notices })
 }
 
-/// An address, or the name of a configured repository: a word without `/` and `:`.
-fn of_flag(typed: &str, file: Option<&ConfigFile>) -> Result<ConfiguredRepository> {
+/// What is typed for a repository: an address, or the name of one in `named`, which is a word without `/` and `:`.
+pub fn repository(typed: &str, named: &[ConfiguredRepository]) -> Result<ConfiguredRepository> {
     if typed.contains(['/', ':']) {
         return Ok(ConfiguredRepository {
             name: typed.to_owned(),
@@ -125,10 +127,10 @@ fn of_flag(typed: &str, file: Option<&ConfigFile>) -> Result<ConfiguredRepositor
             check: None,
         });
     }
-    if let Some(repository) = file.and_then(|file| file.repository(typed)) {
+    if let Some(repository) = named.iter().find(|repository| repository.name == typed) {
         return Ok(repository.clone());
     }
-    let names: Vec<&str> = file.iter().flat_map(|file| &file.repositories).map(|one| one.name.as_str()).collect();
+    let names: Vec<&str> = named.iter().map(|one| one.name.as_str()).collect();
     let known = match names.as_slice() {
         [] => String::new(),
         names => format!("configured are {}; ", names.join(", ")),

@@ -57,6 +57,7 @@ pub use manifest::{
     GlobalsIncluded, ServerVersion, Source, StoredObject, checksum_lines,
 };
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
+pub use objects::remove_backup;
 pub use packed::{pack, unpack};
 pub use platform_report::{LocalCopy, PlatformReport, PlatformStatus, RemoteCopy};
 pub use probe::probe;

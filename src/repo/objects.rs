@@ -1,6 +1,6 @@
 //! What a repository holds of one dump, whatever its objects are called.
 
-use super::layout::{DumpStem, Ending, Folder, StoredName};
+use super::layout::{BackupId, DumpStem, Ending, Folder, StoredName};
 use super::name::InstanceName;
 use super::repository::Repository;
 use crate::error::Result;
@@ -19,6 +19,21 @@ pub(super) async fn remove_data(repository: &Repository, instance: &InstanceName
     for key in stored(repository, instance, stem).await? {
         if ending_of(&key, stem) != Some(Ending::Manifest) {
             repository.storage().delete(&key).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a backup away: first its manifest, which is the backup, so that a crash leaves data without one and never the
+/// reverse; then its data and its proofs. One that has no manifest is taken away alike.
+pub async fn remove_backup(repository: &Repository, instance: &InstanceName, stem: &DumpStem) -> Result<()> {
+    let storage = repository.storage();
+    storage.delete(&stem.object(Ending::Manifest).key(instance)).await?;
+    remove_data(repository, instance, stem).await?;
+    let proofs = Folder::Proofs.of(instance);
+    for meta in storage.list(&proofs).await? {
+        if matches!(StoredName::parse(&meta.key), Some(StoredName::Proof { id, .. }) if id == BackupId::from(stem)) {
+            storage.delete(&meta.key).await?;
         }
     }
     Ok(())

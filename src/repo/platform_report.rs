@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -16,9 +15,11 @@ use serde::{Serialize, Serializer};
 
 use super::document;
 use super::layout::DumpStem;
+use crate::config::directories::{make_readable, make_readable_by_all};
 use crate::config::secret::Secret;
 use crate::digest::Sha256;
 use crate::error::{Doing as _, Kind, Result};
+use crate::storage::{InvalidKey, Key};
 
 /// The document, key for key. Nothing may be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,37 +81,35 @@ impl PlatformReport {
         document::to_json(&Self { error_message, ..self.clone() })
     }
 
+    /// Where it lies in a bucket, beside the dumps.
+    pub fn key(stem: &DumpStem) -> std::result::Result<Key, InvalidKey> {
+        Key::new(format!("reports/{}", Self::file_name(stem)))
+    }
+
+    /// Where it lies on this host.
+    pub fn path(directory: &Path, stem: &DumpStem) -> PathBuf {
+        directory.join(Self::file_name(stem))
+    }
+
+    fn file_name(stem: &DumpStem) -> String {
+        format!("{stem}.json")
+    }
+
     /// Puts `json` into `directory` under the name of the run's dump and returns the path. The directory is made if it
     /// is missing, with those above it.
     pub fn write(json: &[u8], directory: &Path, stem: &DumpStem) -> Result<PathBuf> {
-        let path = directory.join(format!("{stem}.json"));
+        let path = Self::path(directory, stem);
         let doing = || format!("write report {}", path.display());
-        make_directory(directory).doing(Kind::Storage, || format!("make directory {}", directory.display()))?;
+        make_readable(directory).doing(Kind::Storage, || format!("make directory {}", directory.display()))?;
         // A name that the platform's pattern *.json does not take.
         let mut file =
             tempfile::Builder::new().prefix(".report-").tempfile_in(directory).doing(Kind::Storage, doing)?;
         file.write_all(json).doing(Kind::Storage, doing)?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).doing(Kind::Storage, doing)?;
+        make_readable_by_all(file.as_file(), 0o644, Some(directory)).doing(Kind::Storage, doing)?;
         file.as_file().sync_all().doing(Kind::Storage, doing)?;
         file.persist(&path).map_err(|error| error.error).doing(Kind::Storage, doing)?;
         fs::File::open(directory).and_then(|folder| folder.sync_all()).doing(Kind::Storage, doing)?;
         Ok(path)
-    }
-}
-
-/// 0755 in spite of our umask: the platform is another user. What is there already stays as it is.
-fn make_directory(directory: &Path) -> std::io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    if let Some(above) = directory.parent() {
-        make_directory(above)?;
-    }
-    match fs::DirBuilder::new().mode(0o755).create(directory) {
-        Ok(()) => fs::set_permissions(directory, fs::Permissions::from_mode(0o755)),
-        // Another run was faster.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
     }
 }
 
@@ -135,6 +134,8 @@ fn as_digest<S: Serializer>(digest: &Option<Sha256>, serializer: S) -> std::resu
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use serde::Deserialize;
 
     use super::*;

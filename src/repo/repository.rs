@@ -31,6 +31,8 @@ pub struct Repository {
     storage: Arc<dyn Storage>,
     marker: Marker,
     name: String,
+    /// Dumps of a script that came before us lie in it, under the names that ours have.
+    beside_script: bool,
 }
 
 impl Repository {
@@ -88,7 +90,12 @@ impl Repository {
                 Err(another_place(action, &path))
             }
             (None, Some((id, path))) => Err(no_marker(address, &id, &path)),
-            _ => Ok(marker.map(|marker| Self { storage: Arc::clone(storage), marker, name: address.to_owned() })),
+            _ => Ok(marker.map(|marker| Self {
+                storage: Arc::clone(storage),
+                marker,
+                name: address.to_owned(),
+                beside_script: false,
+            })),
         }
     }
 
@@ -98,7 +105,12 @@ impl Repository {
         let created_at = chrono::DateTime::UNIX_EPOCH;
         let repository_id = RepositoryId::random();
         let marker = Marker { format: FORMAT, repository_id, created_at, create_only: CreateOnly::None };
-        Self { storage: Arc::new(crate::storage::MemoryStorage::new()), marker, name: name.to_owned() }
+        Self {
+            storage: Arc::new(crate::storage::MemoryStorage::new()),
+            marker,
+            name: name.to_owned(),
+            beside_script: false,
+        }
     }
 
     pub fn id(&self) -> &RepositoryId {
@@ -112,6 +124,15 @@ impl Repository {
     /// The same repository, under the name that its user calls it by.
     pub fn named(self, name: &str) -> Self {
         Self { name: name.to_owned(), ..self }
+    }
+
+    /// The same repository, in a place that a script has stored its dumps in: without a manifest they are not lost data.
+    pub fn beside_script(self) -> Self {
+        Self { beside_script: true, ..self }
+    }
+
+    pub(super) fn is_beside_script(&self) -> bool {
+        self.beside_script
     }
 
     /// What its user calls it; its address where nothing else is known.

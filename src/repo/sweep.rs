@@ -139,7 +139,21 @@ async fn list_data(repository: &Repository, instance: &InstanceName) -> Result<V
             }
         }
     }
+    if repository.is_beside_script() {
+        spare_the_script(&mut data);
+    }
     Ok(data)
+}
+
+/// Leaves out what may be dumps of the script: those of which nothing is there but what it stores, too.
+fn spare_the_script(data: &mut Vec<(BackupId, ObjectMeta)>) {
+    let is_of_script = |meta: &ObjectMeta| match StoredName::parse(&meta.key) {
+        Some(StoredName::Dump { name, .. }) => name.ending.is_of_script(),
+        _ => false,
+    };
+    let ours: BTreeSet<BackupId> =
+        data.iter().filter(|(_, meta)| !is_of_script(meta)).map(|(id, _)| id.clone()).collect();
+    data.retain(|(id, _)| ours.contains(id));
 }
 
 /// The ids of every backup that exists. Each manifest is read: one that cannot be stops the sweep, because what it

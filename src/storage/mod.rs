@@ -184,7 +184,8 @@ impl From<StorageError> for crate::error::Error {
         let hint = match error.fault {
             _ if cause.is_some_and(|cause| cause.next_step().is_some()) => None,
             Fault::Full => Some("free some space, or store elsewhere with --repo"),
-            Fault::Denied => Some("check the owner and the rights of the repository"),
+            Fault::Denied if error.address.starts_with('/') => Some("check the owner and the rights of the repository"),
+            Fault::Denied => Some("check the keys that are used there, and their rights"),
             _ => None,
         };
         // The first judgement of a cause stands, as it does in `Doing::doing`.
@@ -212,6 +213,21 @@ mod tests {
         assert_eq!(full.kind, Kind::Storage);
         assert_eq!(full.to_string(), "create \"a\" in /backups: no space left");
         assert!(full.next_step().unwrap().contains("free some space"));
+    }
+
+    #[test]
+    fn who_owns_a_directory_is_not_asked_of_a_bucket() {
+        let denied = |address: &str| {
+            let error = StorageError {
+                fault: Fault::Denied,
+                action: "list main/".into(),
+                address: address.into(),
+                source: "no".into(),
+            };
+            Error::from(error).next_step().map(str::to_owned).unwrap_or_default()
+        };
+        assert!(denied("/backups").contains("owner"));
+        assert!(denied("s3://backups/pg").contains("keys"));
     }
 
     #[test]

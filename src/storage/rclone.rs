@@ -153,8 +153,14 @@ impl Rclone {
             said.push_back(line);
         }
         let exit = child.wait().await?;
-        let error = Error::new(Kind::Storage, format!("rclone ended with {}", exit.reason())).because(exit.words());
-        Err(error.hint("is it a remote that rclone listremotes prints?"))
+        let error = Error::new(Kind::Storage, format!("rclone ended with {}", exit.reason()));
+        let complaint = complaint(said.make_contiguous());
+        let is_unknown = complaint.contains("didn't find section in config file");
+        let error = if complaint.is_empty() { error } else { error.because(complaint) };
+        Err(match is_unknown {
+            true => error.hint("is it a remote that rclone listremotes prints?"),
+            false => error.hint(format!("try: rclone lsf {}", shell_word(parent.as_ref()))),
+        })
     }
 
     /// Only the last component of a path is created: above it a disk may not be mounted. Where a remote has no empty
@@ -196,6 +202,19 @@ async fn keep_last_words(
     has_ended.store(true, Ordering::Relaxed);
 }
 
+/// What a child that ended complained of, without what it only noticed, and without times and levels. All it said, if
+/// it did not complain.
+fn complaint(said: &[String]) -> String {
+    let complaints: Vec<&str> = said.iter().filter_map(|line| without_level(line)).collect();
+    if complaints.is_empty() { said.join("; ") } else { complaints.join("; ") }
+}
+
+/// Of `2026/01/01 00:00:00 CRITICAL: words` the words. None of what is no error.
+fn without_level(line: &str) -> Option<&str> {
+    let (head, words) = line.split_once(": ")?;
+    ["CRITICAL", "ERROR"].contains(&head.rsplit(' ').find(|word| !word.is_empty())?).then_some(words)
+}
+
 /// Of `rclone v1.60.1-DEV` the 1 and the 60.
 fn version(line: &str) -> Option<(u32, u32)> {
     let mut numbers = line.strip_prefix("rclone v")?.split('.');
@@ -228,6 +247,19 @@ mod tests {
         assert_eq!(port("NOTICE: Config file not found - using defaults"), None);
         assert!(has_empty_directories(br#"{"Features":{"CanHaveEmptyDirectories":true}}"#));
         assert!(!has_empty_directories(br#"{"Features":{"CanHaveEmptyDirectories":false}}"#));
+    }
+
+    #[test]
+    fn of_what_a_child_said_the_complaints_are_repeated() {
+        let said = [
+            "2026/01/01 00:00:00 NOTICE: far: No host key validation is being performed.",
+            "2026/01/01 00:00:11 CRITICAL: Failed to create file system for \"far:\": connection refused",
+        ]
+        .map(str::to_owned);
+        assert_eq!(complaint(&said), "Failed to create file system for \"far:\": connection refused");
+        assert_eq!(complaint(&said[..1]), said[0]);
+        assert_eq!(complaint(&["2026/01/01 00:00:00 ERROR : x: no".to_owned()]), "x: no");
+        assert_eq!(complaint(&[]), "");
     }
 
     #[test]

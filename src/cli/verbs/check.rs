@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use pgkeep::command::check::{self, Options};
-use pgkeep::command::databases::Databases;
+use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::finding::Finding;
 use pgkeep::command::{Context, Outcome};
 use pgkeep::error::Result;
@@ -29,13 +29,14 @@ pub async fn check(screen: &mut Screen, context: &Context, request: &Request, ar
 
 fn options(context: &Context, request: &Request, args: CheckArgs) -> Result<Options> {
     Ok(Options {
-        configuration: request.configuration.origin.clone(),
+        configuration: request.origin.clone(),
         instance: super::instance(request)?,
-        repositories: super::named_repositories(request)?,
-        connection: super::flags(&args.connection),
+        repositories: request.repositories.clone(),
+        directories: request.drop_in.as_ref().map(DropIn::directories).unwrap_or_default(),
+        connection: super::source_flags(request, &args.connection),
         connect_retry: args.connection.connect_retry,
         clients: super::clients(context, &args.connection),
-        databases: if args.all { Databases::All } else { Databases::Named(args.dbname) },
+        databases: super::databases(request, args.all, args.dbname),
     })
 }
 

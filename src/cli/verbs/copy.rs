@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pgkeep::command::copy::{self, Action, Item, Options, Preview, Wanted};
-use pgkeep::command::{Context, Outcome, Place};
+use pgkeep::command::{Context, Outcome};
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::Which;
 
@@ -32,9 +32,15 @@ async fn run(screen: &Screen, context: &Context, request: &Request, args: &CopyA
 }
 
 fn options(request: &Request, args: &CopyArgs) -> Result<Options> {
+    let to = super::repository(request, &args.to)?;
+    let mut repositories = super::repositories(request)?;
+    if request.common.repo.is_empty() {
+        // All that are configured, but for the one that is copied to.
+        repositories.retain(|place| place.address != to.address);
+    }
     Ok(Options {
-        repositories: super::repositories(request)?,
-        to: Place::at(&args.to)?,
+        repositories,
+        to,
         instance: super::named_instance(request)?,
         database: args.dbname.clone(),
         wanted: match &args.id {

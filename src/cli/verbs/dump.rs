@@ -2,14 +2,16 @@
 
 use std::process::ExitCode;
 
-use pgkeep::command::databases::Databases;
-use pgkeep::command::dump::{self, Check, Item, Options, Preview, PreviewedPlace, WantedGlobals};
+use chrono::{DateTime, Utc};
+use pgkeep::command::drop_in::DropIn;
+use pgkeep::command::dump::{self, Check, Compress, Item, Options, Preview, PreviewedPlace, WantedGlobals};
 use pgkeep::command::{Context, Copy, Outcome};
-use pgkeep::config::env_file::ExtraOptions;
+use pgkeep::config::directories;
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::{GlobalsIncluded, NewLineage};
 
 use crate::cli::arguments::{CheckLevel, DumpArgs};
+use crate::cli::log_file;
 use crate::cli::output::{self, bytes, harmless};
 use crate::cli::run::Screen;
 use crate::cli::verbs::Request;
@@ -19,20 +21,21 @@ pub async fn dump(screen: &mut Screen, context: &Context, request: &Request, arg
         Ok(options) => options,
         Err(error) => return screen.fail(&error),
     };
-    let plan = match dump::plan(context, &options).await {
-        Ok(plan) => plan,
-        Err(error) => {
-            if !args.dry_run {
-                dump::record_unplanned(context, &options, &error).await;
-            }
-            return screen.fail(&error);
-        }
-    };
     if args.dry_run {
-        let previews = dump::preview(context, &options, &plan).await;
-        return screen.finish(&Outcome::of(previews, plan.warnings), previews_text);
+        return match dump::plan(context, &options).await {
+            Ok(plan) => {
+                let previews = dump::preview(context, &options, &plan).await;
+                screen.finish(&Outcome::of(previews, plan.warnings), previews_text)
+            }
+            Err(error) => screen.fail(&error),
+        };
     }
-    match dump::execute(context, &options, plan).await {
+    let done = match &request.drop_in {
+        Some(drop_in) => drop_in.dump(context, &options).await,
+        None => dump::run(context, &options).await,
+    };
+    log_file::end(&done);
+    match done {
         Ok(outcome) => {
             if !request.common.quiet {
                 outcome.items.iter().for_each(warn);
@@ -43,26 +46,46 @@ pub async fn dump(screen: &mut Screen, context: &Context, request: &Request, arg
     }
 }
 
+/// A run by the env file that failed before it could begin. Whoever reads the reports is told of it, too.
+pub async fn report_unbegun(drop_in: &DropIn, begun: DateTime<Utc>, error: &Error) {
+    drop_in.report_unbegun(&directories::host(), begun, error).await;
+}
+
 fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Options> {
+    let drop_in = request.drop_in.as_ref();
+    if drop_in.is_some() {
+        refuse_contradictions(args)?;
+    }
+    let globals = drop_in.map_or(WantedGlobals::Include, DropIn::globals);
     Ok(Options {
         instance: super::instance(request)?,
         repositories: super::repositories(request)?,
-        connection: super::flags(&args.connection),
+        connection: super::source_flags(request, &args.connection),
         connect_retry: args.connection.connect_retry,
-        databases: if args.all { Databases::All } else { Databases::Named(args.dbname.clone()) },
+        databases: super::databases(request, args.all, args.dbname.clone()),
         clients: super::clients(context, &args.connection),
-        compress: args.compress,
+        compress: args.compress.or(drop_in.map(DropIn::compress)).unwrap_or(Compress::Zstd { level: 3 }),
         threads: super::threads(args.threads),
         split: args.split,
-        extra_options: ExtraOptions::default(),
+        extra_options: drop_in.map(|drop_in| drop_in.env_file().extra_options.clone()).unwrap_or_default(),
         check: args.check.map(|level| match level {
             CheckLevel::Decode => Check::Decode,
             CheckLevel::ReadBack => Check::ReadBack,
         }),
-        globals: if args.no_globals { WantedGlobals::LeaveOut } else { WantedGlobals::Include },
+        globals: if args.no_globals { WantedGlobals::LeaveOut } else { globals },
         lock_wait: args.lock_wait,
         lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
     })
+}
+
+/// The env file has one form of dump: what others read them with opens no other.
+fn refuse_contradictions(args: &DumpArgs) -> Result<()> {
+    let hint = match (args.compress, args.split) {
+        (Some(_), _) => "leave --compress out: pg_dump compresses with -Z 9, and PG_DUMP_EXTRA_OPTS=\"-Z 6\" lowers it",
+        (None, Some(_)) => "leave --split out: the dump is one file, as the script made it",
+        (None, None) => return Ok(()),
+    };
+    Err(Error::usage("the dumps of BACKUP_ENV_FILE have one form").hint(hint))
 }
 
 fn warn(item: &Item) {
@@ -108,7 +131,7 @@ fn item_text(item: &Item) -> String {
 fn copy_text(copy: &Copy) -> String {
     match &copy.error {
         None => format!("  in {}", harmless(&copy.name)),
-        Some(error) => format!("  not in {}: {}", harmless(&copy.name), harmless(&error.to_string())),
+        Some(error) => format!("  not in {}: {}", harmless(&copy.name), harmless(&error.said_of(&copy.name))),
     }
 }
 

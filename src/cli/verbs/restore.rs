@@ -35,11 +35,15 @@ fn source(request: &Request, args: &RestoreDumpArgs) -> Result<Source> {
     })
 }
 
-fn options(context: &Context, args: &RestoreDumpArgs) -> Options {
+fn options(context: &Context, request: &Request, args: &RestoreDumpArgs) -> Options {
     Options {
         server: Server {
             to: args.to.clone(),
-            connection: super::flags(&args.connection),
+            // What --to names is another server than the one that was backed up.
+            connection: match args.to {
+                Some(_) => super::flags(&args.connection),
+                None => super::source_flags(request, &args.connection),
+            },
             connect_retry: args.connection.connect_retry,
             clients: super::clients(context, &args.connection),
         },
@@ -62,7 +66,7 @@ async fn database(
     request: &Request,
     args: &RestoreDumpArgs,
 ) -> Result<ExitCode> {
-    let (source, options) = (source(request, args)?, options(context, args));
+    let (source, options) = (source(request, args)?, options(context, request, args));
     let selected = dump::select(context, &source).await?;
     let planned = dump::plan(context, &options, &selected).await;
     if args.dry_run {

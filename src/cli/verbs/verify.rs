@@ -72,7 +72,7 @@ fn copy_text(item: &Item, copy: &CopyItem) -> String {
     let Copy { name, status, error, .. } = &copy.copy;
     let findings: Vec<&Finding> = item.findings.iter().filter(|finding| finding.repository == *name).collect();
     let why = match (findings.as_slice(), error) {
-        ([], Some(error)) => format!(": {error}"),
+        ([], Some(error)) => format!(": {}", error.said_of(name)),
         _ => String::new(),
     };
     let head = format!("  {}: {}{}\n", harmless(name), verdict(*status), harmless(&why));

@@ -8,6 +8,7 @@ mod rights;
 mod server;
 mod tools;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -29,6 +30,8 @@ pub struct Options {
     pub instance: InstanceName,
     /// Each is checked. None: only PostgreSQL is.
     pub repositories: Vec<Place>,
+    /// Where a dump writes beside them.
+    pub directories: Vec<PathBuf>,
     pub connection: ConnectionFlags,
     pub connect_retry: Duration,
     /// Where nothing names a database, PostgreSQL is not checked.
@@ -55,6 +58,7 @@ async fn look(context: &Context, options: &Options, meant: server::Meant) -> Res
         let finding = Finding::warn("repository.skipped", "repository", "not checked: none is named");
         findings.push(finding.fix("name one with --repo"));
     }
+    findings.extend(options.directories.iter().map(|directory| repository::writable_directory(directory)));
     let mut opened = Vec::new();
     for place in &options.repositories {
         opened.extend(repository::look(context, options, place, &mut findings).await);

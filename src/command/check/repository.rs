@@ -23,12 +23,14 @@ pub async fn look(
         Address::Local(path) => Some(path.as_path()),
         _ => None,
     };
-    let storage = match place.address.open(&context.access(), Missing::Refuse).await {
+    let is_flat = place.layout.is_some();
+    let storage = match place.store(&context.access(), Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
             // Where we have stored before, nothing is a disk that is not mounted, not a place for a new repository.
             let absent = place.absent(context);
             findings.push(match absent.kind {
+                Kind::NoSuchBackup if is_flat => Finding::ok("repository.absent", address, MADE_BY_THE_FIRST),
                 Kind::NoSuchBackup => would_be_created(address, directory),
                 _ => Finding::of_error("repository.open", address, &absent),
             });
@@ -39,7 +41,9 @@ pub async fn look(
             return None;
         }
     };
-    findings.extend(directory.map(|directory| modes(address, directory)).unwrap_or_default());
+    findings.extend(directory.map(|directory| owner(address, directory)));
+    // In the layout of the env file others read the reports that lie in the same directory.
+    findings.extend(directory.filter(|_| !is_flat).and_then(|directory| closed(address, directory)));
     match place.open_in(Arc::clone(&storage), context).await {
         Ok(repository) => {
             let evidence = format!("repository {}", repository.id());
@@ -50,7 +54,10 @@ pub async fn look(
             Some(repository)
         }
         Err(error) if error.kind == Kind::NoSuchBackup => {
-            findings.push(no_marker(address, directory, &*storage).await);
+            findings.push(match is_flat {
+                true => Finding::ok("repository.marker", address, MADE_BY_THE_FIRST),
+                false => no_marker(address, directory, &*storage).await,
+            });
             None
         }
         Err(error) => {
@@ -60,9 +67,33 @@ pub async fn look(
     }
 }
 
+const MADE_BY_THE_FIRST: &str = "the first dump makes it a repository; what else lies there stays as it is";
+
 fn may_write(directory: &Path) -> bool {
     let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     rustix::fs::access(directory, wanted).is_ok()
+}
+
+/// A directory that is no part of a repository and is written to all the same.
+pub fn writable_directory(directory: &Path) -> Finding {
+    let id = "directory.writable";
+    let subject = directory.display().to_string();
+    // What is missing is made, as `mkdir -p` makes it.
+    let Some(nearest) = directory.ancestors().find(|above| above.exists()) else {
+        return Finding::fail(id, subject, "it does not exist, and nothing above it does");
+    };
+    let fix = format!("create {subject} for the account that runs pgkeep");
+    match (nearest.is_dir() && may_write(nearest), nearest == directory) {
+        (true, true) => Finding::ok(id, subject, "it can be written to"),
+        (true, false) => {
+            Finding::ok(id, subject, format!("it does not exist yet, {} can be written to", nearest.display()))
+        }
+        (false, true) => Finding::fail(id, subject, "it cannot be written to").fix(fix),
+        (false, false) => {
+            Finding::fail(id, subject, format!("it does not exist, and {} cannot be written to", nearest.display()))
+                .fix(fix)
+        }
+    }
 }
 
 /// Only the last component is ever created: above it a disk may not be mounted.
@@ -109,23 +140,24 @@ async fn no_marker(address: &str, directory: Option<&Path>, storage: &dyn Storag
         .fix("is this the right place? The first dump makes it a repository")
 }
 
-/// Whose it is, and that nobody else can read it.
-fn modes(address: &str, directory: &Path) -> Vec<Finding> {
-    let Ok(metadata) = std::fs::metadata(directory) else { return Vec::new() };
-    let (uid, gid, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
-    let mut findings = vec![Finding::ok(
-        "repository.owner",
-        address,
-        format!("it belongs to user {uid}, group {gid}, mode {mode:04o}"),
-    )];
-    if mode & 0o077 != 0 {
-        let evidence = format!("mode {mode:04o} lets others look into it; the backups in it are closed to them");
-        findings.push(
-            Finding::warn("repository.mode", address, evidence)
-                .fix(format!("chmod 700 {}", shell_word(directory.as_ref()))),
-        );
+/// Whose it is.
+fn owner(address: &str, directory: &Path) -> Finding {
+    let id = "repository.owner";
+    match std::fs::metadata(directory) {
+        Ok(metadata) => {
+            let (uid, gid, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
+            Finding::ok(id, address, format!("it belongs to user {uid}, group {gid}, mode {mode:04o}"))
+        }
+        Err(error) => Finding::warn(id, address, error.to_string()),
     }
-    findings
+}
+
+/// That nobody else can look into it.
+fn closed(address: &str, directory: &Path) -> Option<Finding> {
+    let mode = std::fs::metadata(directory).ok()?.mode() & 0o7777;
+    let evidence = format!("mode {mode:04o} lets others look into it; the backups in it are closed to them");
+    let fix = format!("chmod 700 {}", shell_word(address.as_ref()));
+    (mode & 0o077 != 0).then(|| Finding::warn("repository.mode", address, evidence).fix(fix))
 }
 
 async fn writable(repository: &Repository) -> Option<Finding> {

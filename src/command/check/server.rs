@@ -27,6 +27,7 @@ pub fn meant(context: &Context, options: &Options) -> Meant {
     let named = |typed: &String| ConnectionFlags { dbname: Some(typed.clone()), ..options.connection.clone() };
     match &options.databases {
         Databases::All => Meant::All,
+        Databases::Exactly(name) => Meant::These(vec![databases::by_name(&options.connection, name)]),
         Databases::Named(names) if !names.is_empty() => Meant::These(names.iter().map(named).collect()),
         Databases::Named(_) if environment_names_one(&context.environment) => {
             Meant::These(vec![options.connection.clone()])

@@ -146,6 +146,9 @@ pub struct Item {
     pub repositories: Vec<Copy>,
     pub warnings: Vec<String>,
     pub error: Option<Error>,
+    /// What the backup is, where it became one.
+    #[serde(skip)]
+    pub manifest: Option<Box<DumpManifest>>,
 }
 
 impl super::Item for Item {
@@ -155,6 +158,17 @@ impl super::Item for Item {
 
     fn name(&self) -> &str {
         &self.database
+    }
+}
+
+/// Plans and executes; a run that could not be planned is recorded.
+pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Item>> {
+    match plan(context, options).await {
+        Ok(plan) => execute(context, options, plan).await,
+        Err(error) => {
+            record_unplanned(context, options, &error).await;
+            Err(error)
+        }
     }
 }
 
@@ -260,6 +274,7 @@ impl Dumper<'_> {
             repositories: Vec::new(),
             warnings,
             error: None,
+            manifest: None,
         };
         match done {
             Ok(dumped) => self.dumped(item, dumped),
@@ -302,6 +317,7 @@ impl Dumper<'_> {
             checks: Some(manifest.checks),
             repositories,
             error,
+            manifest: Some(Box::new(manifest)),
             ..item
         }
     }
@@ -492,7 +508,8 @@ fn not_stored(name: &str, error: Option<Error>) -> Copy {
 fn partial(database: &str, repositories: &[Copy]) -> Option<Error> {
     let missing: Vec<(&Copy, &Error)> = repositories.iter().filter_map(|c| Some((c, c.error.as_ref()?))).collect();
     let (_, first) = missing.first()?;
-    let told: Vec<String> = missing.iter().map(|(copy, error)| format!("{}: {error}", copy.name)).collect();
+    let told: Vec<String> =
+        missing.iter().map(|(copy, error)| format!("{}: {}", copy.name, error.said_of(&copy.name))).collect();
     let sentence = format!(
         "database {database:?} is stored in {} of {} repositories ({})",
         repositories.len() - missing.len(),

@@ -35,11 +35,12 @@ pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
             let once = names.iter().enumerate().filter(|(at, name)| !names[..*at].contains(name));
             once.map(|(_, name)| named(context, options, name)).collect::<Result<_>>()?
         }
+        Databases::Exactly(name) => vec![item(context, databases::by_name(&options.connection, name))?],
         Databases::All => context.interrupt.guard(all(context, options)).await?,
     };
     let warnings = match &options.databases {
         Databases::Named(names) if names.iter().any(|typed| holds_password(typed)) => vec![PASSWORD.to_owned()],
-        Databases::Named(_) => Vec::new(),
+        Databases::Named(_) | Databases::Exactly(_) => Vec::new(),
         Databases::All => items.iter().filter_map(unspeakable).collect(),
     };
     Ok(Plan { items, warnings })
@@ -182,7 +183,7 @@ fn left_out(places: &[PreviewedPlace]) -> Option<Error> {
 
 async fn previewed(context: &Context, place: &Place) -> PreviewedPlace {
     let seen = PreviewedPlace { name: place.name.clone(), exists: true, free_bytes: None, error: None };
-    let free_bytes = async { place.address.open(&context.access(), Missing::Refuse).await?.free_bytes().await };
+    let free_bytes = async { place.store(&context.access(), Missing::Refuse).await?.free_bytes().await };
     match free_bytes.await {
         Ok(free_bytes) => PreviewedPlace { free_bytes, ..seen },
         Err(error) if error.fault == Fault::NotFound => PreviewedPlace { exists: false, ..seen },

@@ -119,7 +119,7 @@ pub async fn latest(context: &Context, options: &Options) -> Result<Outcome<Late
     let items: Vec<Latest> = series.iter().filter(wanted).map(|series| latest_of(context, series)).collect();
     if let (true, Some(database)) = (items.is_empty(), &options.database) {
         return Err(Error::new(Kind::NoSuchBackup, format!("there is no backup of database {database:?}"))
-            .hint(format!("pgkeep report list {} shows what there is", repo_flags(&options.repositories))));
+            .hint(format!("pgkeep report list{} shows what there is", repo_flags(&options.repositories))));
     }
     let bad: Vec<String> = items.iter().filter_map(|item| item.error.as_ref().map(Error::to_string)).collect();
     let error = (!bad.is_empty()).then(|| Error::new(Kind::Finding, bad.join("; ")));

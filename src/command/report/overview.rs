@@ -94,7 +94,7 @@ struct Place<'a> {
 impl Place<'_> {
     fn command(&self, words: &[&str]) -> String {
         let words = words.iter().map(|word| shell_word(word.as_ref())).collect::<Vec<_>>().join(" ");
-        format!("pgkeep {words} {} --instance {}", self.flags, self.instance)
+        format!("pgkeep {words}{} --instance {}", self.flags, self.instance)
     }
 }
 

@@ -134,6 +134,7 @@ fn judged(verified: &[Verified]) -> (Status, Option<Error>) {
 
 fn told(copy: &Verified, error: &Error) -> String {
     let name = &copy.repository;
+    let error = error.said_of(name);
     match copy.status {
         Status::Failed | Status::Partial => format!("the copy in {name} is damaged: {error}"),
         Status::NotVerified | Status::Ok => format!("a copy in {name} could not be verified: {error}"),

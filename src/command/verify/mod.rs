@@ -185,10 +185,10 @@ fn nothing(options: &Options, reading: &Reading) -> Error {
         sentence += &format!(", database {database:?}");
     }
     for unread in &reading.repositories.unread {
-        sentence += &format!("; {} could not be read: {}", unread.name, unread.error);
+        sentence += &format!("; {} could not be read: {}", unread.name, unread.error.said_of(&unread.name));
     }
     Error::new(Kind::NotVerified, sentence)
-        .hint(format!("pgkeep report list {} shows what there is", repo_flags(&options.repositories)))
+        .hint(format!("pgkeep report list{} shows what there is", repo_flags(&options.repositories)))
 }
 
 /// Verifies copies in one repository.

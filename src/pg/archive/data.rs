@@ -27,7 +27,7 @@ pub struct DataBlock {
 #[derive(Debug)]
 pub(super) struct Blocks {
     state: State,
-    inside: Inside,
+    inside: Box<Inside>,
     /// The beginning of a number that lies across two slices; at most a sign and eight bytes.
     partial: [u8; 9],
     partial_bytes: usize,
@@ -68,7 +68,7 @@ impl Blocks {
     pub(super) fn new(toc: &Toc, integer_bytes: usize, offset: u64, inside: Inside) -> Self {
         Self {
             state: State::BlockType,
-            inside,
+            inside: Box::new(inside),
             partial: [0; 9],
             partial_bytes: 0,
             integer_bytes,

@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_bucket_of_amazon_needs_nothing_else() {
-        let plain = bucket("s3://backups//pg/./".replace("./", "").as_str());
+        let plain = bucket("s3://backups//pg/");
         assert_eq!((plain.bucket.as_str(), plain.prefix.as_str()), ("backups", "pg"));
         assert_eq!((plain.profile, plain.path_style, plain.is_amazon()), (Profile::Aws, false, true));
         assert_eq!(plain.to_string(), "s3://backups/pg");

@@ -8,6 +8,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::client::Client;
 use crate::error::{Error, Kind};
+use crate::process::shell_word;
 use crate::storage::rclone::Gateway;
 use crate::storage::{Fault, StorageError};
 
@@ -64,7 +65,10 @@ impl Refusal {
 
     /// A precondition did not hold, or an object of the name exists.
     pub fn is_taken(&self) -> bool {
-        matches!(self, Self::Taken) || self.status() == 412 || self.code() == "FileAlreadyExists"
+        matches!(self, Self::Taken)
+            || self.status() == 412
+            // In the body of what began as a success, too.
+            || matches!(self.code(), "PreconditionFailed" | "FileAlreadyExists")
     }
 
     /// The store does not know what was asked of it.
@@ -82,6 +86,7 @@ impl Refusal {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unconnected(_) | Self::Lost(_) => true,
+            _ if self.is_taken() => false,
             Self::Answered { status, code, .. } => {
                 let busy = ["SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Busy"];
                 let race = ["ConditionalRequestConflict", "OperationAborted"];
@@ -99,6 +104,7 @@ impl Refusal {
     pub fn leaves_doubt(&self) -> bool {
         match self {
             Self::Lost(_) => true,
+            _ if self.is_taken() => false,
             Self::Answered { status, .. } => *status >= 500 && *status != 501 || *status == 408 || *status == 200,
             _ => false,
         }
@@ -142,8 +148,12 @@ impl Refusal {
                     .hint("is the store overloaded, or is something between it and this host? Try again")
             }
             Self::Unconnected(cause) => {
-                let hint = if cause.contains("certificate") {
+                let hint = if cause.contains("not valid for name") {
+                    "the certificate is that of another host: check the endpoint"
+                } else if cause.contains("certificate") {
                     "where the certificate is of a private authority, add ca=FILE to the address"
+                } else if cause.contains("InvalidContentType") {
+                    "no TLS is spoken there: check the port, or write http:// for a store on this host"
                 } else {
                     "check the address, and whether the store runs and can be reached from here"
                 };
@@ -151,10 +161,12 @@ impl Refusal {
             }
             Self::Answered { status, code, message, region } => {
                 let (sentence, hint) = explained(client, status, &code, region.as_deref());
+                // A sentence of ours stands before it, and speaks of the store.
+                let who = if sentence.is_some() { "the store" } else { place.as_str() };
                 let said = match (code.as_str(), message.as_str()) {
-                    ("", "") => format!("{place} answered {status}"),
-                    (code, "") => format!("{place} answered {status} {code}"),
-                    (code, message) => format!("{place} answered {status} {code}: {message}"),
+                    ("", "") => format!("{who} answered {status}"),
+                    (code, "") => format!("{who} answered {status} {code}"),
+                    (code, message) => format!("{who} answered {status} {code}: {message}"),
                 };
                 let said = if status >= 500 { with_last_words(said) } else { said };
                 let error = match sentence {
@@ -192,12 +204,17 @@ fn explained(client: &Client, status: u16, code: &str, region: Option<&str>) -> 
         ),
         "AccessDenied" | "Forbidden" | "AllAccessDisabled" => (
             format!("the key may not do this in bucket {bucket}"),
-            "it needs to list, read, write and delete objects of the bucket".to_owned(),
+            "the key needs the right to list the bucket, and to read, write and delete its objects".to_owned(),
         ),
         // The answer to a HEAD has no body.
         "" if status == 403 => (
             "the store refuses it and does not tell why".to_owned(),
             "check the keys, their rights and the clock of this host".to_owned(),
+        ),
+        // Only the directory of a gateway is ever made by us, and by the rules for buckets.
+        "InvalidBucketName" if client.gateway.is_some() => (
+            format!("rclone does not make a directory of the name {bucket:?} for us"),
+            format!("rclone mkdir {}", shell_word(client.address.trim_start_matches("rclone:").as_ref())),
         ),
         "RequestTimeTooSkewed" => {
             ("the clocks of this host and of the store differ".to_owned(), "set the clock of this host".to_owned())
@@ -235,6 +252,11 @@ pub(super) struct Refused {
 }
 
 impl Refused {
+    /// The name is taken, and what took it may have been this very request. What we saw there before we asked is not.
+    pub fn may_be_ours(&self) -> bool {
+        self.refusal.is_taken() && (self.doubt || !matches!(self.refusal, Refusal::Taken))
+    }
+
     /// For the caller of the storage layer.
     pub fn at(self, client: &Client, action: impl Into<String>) -> StorageError {
         let fault = self.refusal.fault();

@@ -11,6 +11,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -52,6 +53,8 @@ pub(super) struct Entry {
 pub(super) struct Left {
     pub upload_id: Option<String>,
     pub doubtful: bool,
+    /// By the clock of this host. What the entry tells of began before.
+    pub noted_at: SystemTime,
 }
 
 impl Journal {
@@ -130,7 +133,9 @@ impl Entry {
         let upload_id = self.note.upload_id.clone();
         // One that died while it asked does not know whether it was answered.
         let doubtful = self.note.doubtful || upload_id.is_none();
-        Left { upload_id, doubtful }
+        // Without a time nothing is known to be ours.
+        let noted_at = self.file.metadata().and_then(|about| about.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        Left { upload_id, doubtful, noted_at }
     }
 
     /// The upload is over, and nothing of it is left.
@@ -213,7 +218,8 @@ mod tests {
         assert_eq!(found.len(), 1);
         let (found_key, entry) = found.pop().unwrap();
         assert_eq!(found_key, key("main/x"));
-        assert_eq!(entry.left(), Left { upload_id: Some("id-1".to_owned()), doubtful: true });
+        let Left { upload_id, doubtful, .. } = entry.left();
+        assert_eq!((upload_id.as_deref(), doubtful), (Some("id-1"), true));
         assert!(journal.abandoned(&Prefix::root()).unwrap().is_empty(), "it is held by its finder");
         entry.remove();
         assert_eq!(std::fs::read_dir(folder.path().join("uploads")).unwrap().count(), 0);
@@ -225,7 +231,8 @@ mod tests {
         let journal = Journal::new(folder.path().to_owned(), &"s3://backups".into());
         drop(journal.begin(&key("x")).unwrap());
         let (_, entry) = journal.abandoned(&Prefix::root()).unwrap().pop().unwrap();
-        assert_eq!(entry.left(), Left { upload_id: None, doubtful: true });
+        let Left { upload_id, doubtful, .. } = entry.left();
+        assert_eq!((upload_id, doubtful), (None, true));
     }
 
     #[test]

@@ -243,7 +243,8 @@ async fn of_command(words: &[String], environment: &Environment) -> Result<AwsKe
     };
     let program = Program::new(path, child_environment(environment)).args(arguments);
     let (output, exit) = program.output(LIMIT_BYTES).await?;
-    exit.check().doing(Kind::Storage, || "run the credentials command")?;
+    let ended = exit.check().doing(Kind::Storage, || "run the credentials command");
+    ended.map_err(|error| error.hint("run it by hand, as the user and in the environment of this run"))?;
     printed(&output, "the output of the credentials command")
 }
 

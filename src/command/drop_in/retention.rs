@@ -1,0 +1,138 @@
+//! `RETENTION_DAYS`: which dumps on this host go, ours and those of the script that was there before.
+//!
+//! What is decided is decided by [`crate::repo::retention`]; here is found out what there is, and done what was decided.
+//! A dump of the script, which has no manifest, is good if it matches its checksum; it is read only where that lets an
+//! older one go. Whatever is not understood stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::command::{Context, Place};
+use crate::config::env_file::EnvFile;
+use crate::digest::Sha256;
+use crate::error::Result;
+use crate::progress::Unit;
+use crate::repo::archive::fingerprint;
+use crate::repo::retention::{Candidate, Days, Keep, Standing, decide, digest_of_checksum_file, next_to_prove};
+use crate::repo::{
+    Backup, BackupId, Catalogue, DumpStem, Ending, Entry, FlatLayout, Folder, InstanceName, ObjectName, Packing,
+    Repository, StoredName, Verb, intents, remove_backup,
+};
+use crate::storage::Key;
+
+/// More than a line of `sha256sum` has.
+const CHECKSUM_LIMIT_BYTES: u64 = 64 << 10;
+
+/// How an archive of `pg_dump -Fc` begins.
+const MAGIC: &[u8] = b"PGDMP";
+
+/// Removes what is old and has a good successor; returns how many that were.
+pub async fn apply(context: &Context, place: &Place, env_file: &EnvFile) -> Result<usize> {
+    let repository = place.open(context).await?;
+    let instance = FlatLayout::instance();
+    let (now, days) = (context.clock.now(), Days(env_file.retention_days));
+    let _lock = context.state.lock(repository.id(), &instance, Verb::Prune, now)?;
+    let mut candidates = candidates(&repository, &instance, env_file).await?;
+    while let Some(stem) = next_to_prove(&candidates, days, now).map(|candidate| candidate.stem.clone()) {
+        let standing = prove(context, &repository, &instance, &stem).await;
+        tracing::info!("{stem} was made without pgkeep: {}", described(&standing));
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.stem == stem) {
+            candidate.standing = standing.clone();
+        }
+    }
+    let mut count = 0;
+    for decision in decide(&candidates, days, now) {
+        match decision.verdict {
+            Keep::Young => {}
+            Keep::Remove { .. } => {
+                remove_backup(&repository, &instance, &decision.stem).await?;
+                tracing::info!("{} {}", decision.stem, decision.verdict);
+                count += 1;
+            }
+            kept => tracing::info!("{} {kept}", decision.stem),
+        }
+    }
+    Ok(count)
+}
+
+fn described(standing: &Standing) -> String {
+    match standing {
+        Standing::Good => "it matches its checksum".to_owned(),
+        Standing::Unproven => "it was not read".to_owned(),
+        Standing::Bad(why) | Standing::Unknown(why) => why.clone(),
+    }
+}
+
+async fn candidates(repository: &Repository, instance: &InstanceName, env_file: &EnvFile) -> Result<Vec<Candidate>> {
+    // Before the listing: what is in the making then is named by an intent, or has become a backup.
+    let in_the_making: BTreeSet<BackupId> =
+        intents(repository, instance).await?.into_iter().map(|intent| intent.document.id).collect();
+    let mut files: BTreeMap<DumpStem, Vec<Ending>> = BTreeMap::new();
+    for meta in repository.storage().list(&Folder::Dumps.of(instance)).await? {
+        if let Some(StoredName::Dump { name: ObjectName { stem, ending }, .. }) = StoredName::parse(&meta.key) {
+            files.entry(stem).or_default().push(ending);
+        }
+    }
+    let catalogue = Catalogue::read(repository, Some(instance)).await?;
+    let ours = catalogue.entries.iter().map(of_entry);
+    let known: BTreeSet<&DumpStem> = catalogue.entries.iter().map(Entry::stem).collect();
+    let theirs = files.into_iter().filter(|(stem, endings)| {
+        let is_archive = endings.contains(&Ending::archive(Packing::Plain));
+        let is_named = known.contains(stem) || in_the_making.contains(&BackupId::from(stem));
+        is_archive && !is_named && endings.iter().all(|ending| ending.is_of_script())
+    });
+    // What options it was made with nobody knows; those of the env file are the nearest guess.
+    let filtered = env_file.extra_options.filtered;
+    let theirs = theirs.map(|(stem, _)| Candidate { stem, filtered, standing: Standing::Unproven });
+    Ok(ours.chain(theirs).collect())
+}
+
+fn of_entry(entry: &Entry) -> Candidate {
+    let (filtered, standing) = match entry {
+        Entry::Backup(backup) => (backup.manifest.filtered, standing(backup)),
+        Entry::Unreadable(unreadable) => (false, Standing::Unknown(unreadable.error.to_string())),
+    };
+    Candidate { stem: entry.stem().clone(), filtered, standing }
+}
+
+fn standing(backup: &Backup) -> Standing {
+    if !backup.is_damaged() {
+        return Standing::Good;
+    }
+    Standing::Bad(backup.shortcoming().unwrap_or_else(|| "it is damaged".to_owned()))
+}
+
+/// Reads a dump of the script and compares it with the checksum beside it.
+async fn prove(context: &Context, repository: &Repository, instance: &InstanceName, stem: &DumpStem) -> Standing {
+    let archive = stem.object(Ending::archive(Packing::Plain)).key(instance);
+    let checksum = stem.object(Ending::Checksum { packing: Packing::Plain }).key(instance);
+    match compare(context, repository, &archive, &checksum).await {
+        Ok(standing) => standing,
+        Err(error) => Standing::Unknown(error.to_string()),
+    }
+}
+
+async fn compare(context: &Context, repository: &Repository, archive: &Key, checksum: &Key) -> Result<Standing> {
+    let Some(expected) = digest_in(repository, checksum).await? else {
+        return Ok(Standing::Bad("it has no checksum".to_owned()));
+    };
+    let storage = repository.storage();
+    let size_bytes = storage.head(archive).await?.size_bytes;
+    let magic = 0..MAGIC.len() as u64;
+    if size_bytes < magic.end || storage.read(archive, Some(magic)).await?.next().await?.as_deref() != Some(MAGIC) {
+        return Ok(Standing::Bad("it is no archive of pg_dump".to_owned()));
+    }
+    let task = context.monitor.task("read a dump of the script", Unit::Bytes, Some(size_bytes));
+    let found = fingerprint(storage.read(archive, None).await?, &*task).await?;
+    if found.sha256 == expected {
+        return Ok(Standing::Good);
+    }
+    Ok(Standing::Bad("it does not match its checksum".to_owned()))
+}
+
+async fn digest_in(repository: &Repository, checksum: &Key) -> Result<Option<Sha256>> {
+    match repository.storage().get(checksum, CHECKSUM_LIMIT_BYTES).await {
+        Ok(text) => Ok(digest_of_checksum_file(&String::from_utf8_lossy(&text))),
+        Err(error) if error.fault == crate::storage::Fault::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
