@@ -170,7 +170,7 @@ fn a_failure_shows_neither_secret_nor_token() {
 #[test]
 fn keys_of_a_file_that_end_in_the_middle_are_read_again() {
     for (after, code) in [(secret(), 0), ("taken-back", 5)] {
-        let (world, place) = (World::large(), Place::s3());
+        let (world, place) = (World::small(), Place::s3());
         let path = world.workspace.path("keys.json");
         keep(&path, &printed(secret(), ""));
         let setting = format!("credentials_file = \"{}\"", path.display());
