@@ -150,7 +150,7 @@ pub enum Remote {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
     pub name: String,
-    /// Without slashes at its ends.
+    /// Without slashes at its ends, and without two in a row.
     pub prefix: String,
     pub endpoint: Endpoint,
     pub access_key_id: String,
@@ -174,7 +174,10 @@ impl EnvFile {
     /// Reads `path`. [`crate::error::Kind::Refused`] if others may read the file or the group may write it, else every
     /// error is [`crate::error::Kind::Usage`].
     pub fn read(path: &Path, process: &Environment) -> Result<Self> {
-        let text = private_file::read(path, Readers::Group)?;
+        let text = private_file::read(path, Readers::Group).map_err(|error| match error.next_step() {
+            Some(_) => error,
+            None => error.hint("BACKUP_ENV_FILE names it: a file that the account of pgkeep can read"),
+        })?;
         Self::parse(path, &text, process)
     }
 
@@ -191,7 +194,7 @@ impl EnvFile {
             server: server(&values)?,
             mode,
             directories: directories(&values)?,
-            retention_days: values.number("RETENTION_DAYS", 7, 0..=36_500)?,
+            retention_days: values.number("RETENTION_DAYS", 7, 0..=999_999)?,
             includes_globals: values.one_of("INCLUDE_GLOBALS", true, &[true, false], truth)?,
             extra_options: extra_options(&values)?,
             tool,
@@ -281,9 +284,12 @@ fn rclone(values: &Values<'_>) -> Result<Remote> {
 const FOLDER: &str = "postgres/backups";
 
 fn folder(values: &Values<'_>, key: &str) -> Result<String> {
-    let is_folder = |path: &str| printable(path) && path.split('/').all(|part| part != "." && part != "..");
+    // A question mark begins the parameters of an address.
+    let is_part = |part: &str| part != "." && part != ".." && !part.contains('?');
+    let is_folder = |path: &str| printable(path) && path.split('/').all(is_part);
     let folder = values.checked(key, FOLDER, "a path of folders", is_folder)?;
-    Ok(folder.trim_matches('/').to_owned())
+    let parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    Ok(parts.join("/"))
 }
 
 fn printable(text: &str) -> bool {

@@ -40,6 +40,9 @@ const DATA: &str = "data";
 impl FlatLayout {
     pub const ALL: [Self; 2] = [Self::Directory, Self::Prefix];
 
+    /// The folder of the dumps in a directory.
+    pub const DUMPS: &'static str = DATA;
+
     pub fn instance() -> InstanceName {
         INSTANCE.parse().unwrap_or_else(|invalid| unreachable!("a constant is an instance name: {invalid}"))
     }

@@ -14,6 +14,7 @@
 
 use std::str::FromStr;
 
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 use super::name::{
@@ -52,6 +53,11 @@ impl DumpStem {
 
     pub fn started_at(&self) -> Stamp {
         self.started_at
+    }
+
+    /// The same at another time.
+    pub fn later_by(&self, delay: TimeDelta) -> Self {
+        Self { started_at: Stamp::of(self.started_at.time() + delay), ..self.clone() }
     }
 
     /// Whether this can be a dump of `database`.

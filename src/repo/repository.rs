@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::document::{self, FORMAT};
-use super::layout::StoredName;
+use super::layout::{Ending, StoredName};
 use super::state::{RepositoryId, StateDirectory};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::storage::{CreateOnly, Fault, ObjectMeta, Prefix, Storage};
@@ -179,8 +179,9 @@ fn another_place(action: String, remembered: &std::path::Path) -> Error {
 async fn refuse_strangers(storage: &dyn Storage) -> Result<()> {
     let listed = storage.list(&Prefix::root()).await?;
     let is_of_repository = |object: &&ObjectMeta| match StoredName::parse(&object.key) {
-        // Dumps of the script that came before us do not make a repository; ours lie beside a manifest and details.
-        Some(StoredName::Dump { name, .. }) => !name.ending.is_of_script(),
+        // Dumps of the script that came before us, packed by hand or not, do not make a repository; ours lie beside a
+        // manifest and details.
+        Some(StoredName::Dump { name, .. }) => matches!(name.ending, Ending::Manifest | Ending::Details),
         Some(name) => name != StoredName::Marker,
         None => false,
     };

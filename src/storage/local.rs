@@ -243,7 +243,7 @@ fn list(tree: &Tree, prefix: &Prefix) -> failure::Result<Vec<ObjectMeta>> {
                 let (size_bytes, modified) = (object_size(&stat)?, unfinished::modified(&stat)?);
                 objects.push(ObjectMeta { key, size_bytes, modified });
             }
-            Ok(_) => tracing::warn!(?key, "passed over what is not a regular file"),
+            Ok(_) => tree.pass_over(key),
             // Deleted since the folder was read.
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno).step(|| format!("look at {key:?}")),

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
+use chrono::{TimeDelta, Utc};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::Outcome;
@@ -174,6 +175,13 @@ fn surroundings_that_are_not_there() {
     fs::write(world.path("log"), "").unwrap();
     world.pgkeep("dump").run().exits(2);
     assert!(world.only_failure().error_message.contains("open log file"));
+    // The directory of the dumps: whoever looks before the first night is told.
+    let world = World::new(&["BACKUP_MODE=local"]);
+    fs::create_dir(world.path("base")).unwrap();
+    fs::write(world.path("base/data"), "").unwrap();
+    let check = world.pgkeep("check").run().exits(13);
+    let wanted = format!("fail  directory.writable  {}: it cannot be written to", world.path("base/data").display());
+    assert!(check.stdout.contains(&wanted), "{}", check.transcript());
     // The reports: the dump is made, and nobody would know.
     let world = World::new(&["BACKUP_MODE=local"]);
     fs::create_dir(world.path("base")).unwrap();
@@ -181,4 +189,24 @@ fn surroundings_that_are_not_there() {
     let outcome = world.pgkeep("dump").run().exits(10);
     assert!(outcome.stderr.contains("the platform has no report of this run"), "{}", outcome.transcript());
     assert_eq!(world.stems().len(), 1);
+}
+
+/// Two runs in one second, of which one finds the other: whoever writes last takes no report away.
+#[test]
+fn no_run_takes_the_place_of_another_ones_report() {
+    let world = World::new(&["BACKUP_MODE=local"]);
+    world.pgkeep("dump").run().succeeds();
+    let name = world.only_stem();
+    let host = name.rsplit_once('_').unwrap().1;
+    let (reports, now) = (world.path("base/reports"), Utc::now());
+    let theirs: Vec<PathBuf> = (1..40)
+        .map(|seconds| (now + TimeDelta::seconds(seconds)).format("%Y%m%dT%H%M%SZ").to_string())
+        .map(|at| reports.join(format!("shop_{at}_{host}.json")))
+        .collect();
+    theirs.iter().for_each(|path| fs::write(path, "theirs").unwrap());
+    world.pgkeep("dump").run().succeeds();
+    world.pgkeep("dump -d nowhere").run().exits(3);
+    assert!(theirs.iter().all(|path| fs::read_to_string(path).unwrap() == "theirs"));
+    assert_eq!(world.reports().len(), theirs.len() + 3);
+    assert_eq!(world.stems().len(), 2);
 }

@@ -134,3 +134,21 @@ fn a_part_of_the_database_takes_the_place_of_no_whole_one() {
     world.pgkeep("dump").run().succeeds();
     assert_eq!(all_of(&world, &whole).len(), 5);
 }
+
+/// What a person has packed by hand, or linked, stands in nobody's way.
+#[test]
+fn what_is_neither_ours_nor_the_scripts_is_left_alone() {
+    let world = World::new(&["BACKUP_MODE=local", "RETENTION_DAYS=7"]);
+    let (old, data) = (script(&world, 9), world.path("base/data"));
+    let packed: Vec<String> =
+        ["dump.gz", "dump.zst", "dump.age"].map(|end| format!("{}.{end}", stem_of(30, "shop"))).into();
+    packed.iter().for_each(|name| fs::write(data.join(name), "packed").unwrap());
+    std::os::unix::fs::symlink(format!("{old}.dump"), data.join("latest.dump")).unwrap();
+    world.pgkeep("dump").run().succeeds();
+    assert!(all_of(&world, &old).is_empty());
+    assert!(packed.iter().all(|name| data.join(name).exists()));
+    assert!(fs::symlink_metadata(data.join("latest.dump")).is_ok());
+    // The repository is opened for the dump and for what goes after it.
+    let log = world.log();
+    assert!((1..=2).contains(&log.matches("passed over what is not a regular file").count()), "{log}");
+}

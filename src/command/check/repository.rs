@@ -88,7 +88,11 @@ pub fn writable_directory(directory: &Path) -> Finding {
         (true, false) => {
             Finding::ok(id, subject, format!("it does not exist yet, {} can be written to", nearest.display()))
         }
-        (false, true) => Finding::fail(id, subject, "it cannot be written to").fix(fix),
+        (false, true) => {
+            let account = rustix::process::geteuid();
+            let owned = format!("chown {} {}", account.as_raw(), shell_word(directory.as_os_str()));
+            Finding::fail(id, subject, "it cannot be written to").fix(owned)
+        }
         (false, false) => {
             Finding::fail(id, subject, format!("it does not exist, and {} cannot be written to", nearest.display()))
                 .fix(fix)

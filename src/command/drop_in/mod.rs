@@ -65,8 +65,9 @@ impl DropIn {
     /// Where a dump writes beside its repositories.
     pub fn directories(&self) -> Vec<PathBuf> {
         let Directories { base, reports, log } = &self.env_file.directories;
-        let base = self.local.is_some().then_some(base);
-        base.into_iter().chain([reports, log]).cloned().collect()
+        let data = base.join(FlatLayout::DUMPS);
+        let local = [base, &data].into_iter().filter(|_| self.local.is_some());
+        local.chain([reports, log]).cloned().collect()
     }
 
     /// Who compresses, and how much.

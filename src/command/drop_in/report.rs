@@ -99,15 +99,14 @@ impl<'a> Reporter<'a> {
         &self.drop_in.env_file
     }
 
-    /// That of the dump; else one that no report has yet.
+    /// That of the dump, and where there is none, that it would have had; a second later where a run beside this one
+    /// has a report of that name.
     fn stem(&self, attempt: &Attempt, end: End<'_>) -> DumpStem {
-        if let Some(stem) = end.manifest().and_then(|manifest| manifest.id.as_str().parse().ok()) {
-            return stem;
-        }
+        let made = end.manifest().and_then(|manifest| manifest.id.as_str().parse().ok());
+        let wanted = made.unwrap_or_else(|| DumpStem::new(&attempt.database, Stamp::of(attempt.started_at), self.host));
         let reports = &self.env_file().directories.reports;
-        let later = |seconds| Stamp::of(attempt.started_at + TimeDelta::seconds(seconds));
-        let stem = |seconds| DumpStem::new(&attempt.database, later(seconds), self.host);
-        (0..60).map(stem).find(|stem| !PlatformReport::path(reports, stem).exists()).unwrap_or_else(|| stem(0))
+        let is_free = |stem: &DumpStem| !PlatformReport::path(reports, stem).exists();
+        (0..60).map(|seconds| wanted.later_by(TimeDelta::seconds(seconds))).find(is_free).unwrap_or(wanted)
     }
 
     fn report(&self, attempt: &Attempt, end: End<'_>, now: DateTime<Utc>) -> PlatformReport {

@@ -165,7 +165,7 @@ pub fn parse(text: &str) -> Result<ExtraOptions, Objection> {
         } else if let Some(shorts) = word.strip_prefix('-').filter(|shorts| !shorts.is_empty()) {
             options.add_short(shorts, &mut words)?;
         } else {
-            return Err(unknown("a word that is no option"));
+            return Err(Objection { what: "it holds a word that is no option".to_owned(), instead: UNKNOWN });
         }
     }
     Ok(options)

@@ -98,15 +98,29 @@ fn the_environment_has_precedence_and_empty_counts_as_not_set() {
     assert_eq!(error.to_string(), "BACKUP_MODE of the environment is not local, oss or both");
 }
 
+/// A folder without a name is none in a repository, and the addresses in reports are those of what is stored.
+#[test]
+fn slashes_in_a_row_are_one() {
+    let file = parse(&(UPLOADING.to_owned() + "OSS_PREFIX=//pg//x/")).unwrap();
+    assert_eq!(file.remote.unwrap().url_of("a.dump"), "oss://b-1/pg/x/a.dump");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_the_variable_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = EnvFile::read(&folder.path().join("db.env"), &Environment::default()).unwrap_err();
+    assert!(error.next_step().unwrap().starts_with("BACKUP_ENV_FILE names it"), "{error:?}");
+}
+
 #[test]
 fn wrong_values_name_variable_line_and_what_is_allowed_and_nothing_else() {
     for (line, expected) in [
         ("BACKUP_MODE=hunter2", "is not local, oss or both"),
         ("BACKUP_UPLOAD_TOOL=hunter2", "is not ossutil or rclone"),
         ("INCLUDE_GLOBALS=hunter2", "is not true or false"),
-        ("RETENTION_DAYS=hunter2", "is not a whole number from 0 to 36500"),
-        ("RETENTION_DAYS=-1", "is not a whole number from 0 to 36500"),
-        ("RETENTION_DAYS=+1", "is not a whole number from 0 to 36500"),
+        ("RETENTION_DAYS=hunter2", "is not a whole number from 0 to 999999"),
+        ("RETENTION_DAYS=-1", "is not a whole number from 0 to 999999"),
+        ("RETENTION_DAYS=+1", "is not a whole number from 0 to 999999"),
         ("PG_PORT=0", "is not a whole number from 1 to 65535"),
         ("PG_PORT=99999999999", "is not a whole number from 1 to 65535"),
         ("BACKUP_BASE_DIR=hunter2", "is not an absolute path"),
@@ -117,6 +131,7 @@ fn wrong_values_name_variable_line_and_what_is_allowed_and_nothing_else() {
         ("OSS_ENDPOINT=https://a:hunter2@host", "is not the name of a host"),
         ("OSS_ENDPOINT=your-oss-bucket.oss-cn-hangzhou.aliyuncs.com", "begins with the bucket"),
         ("OSS_PREFIX=a/../hunter2", "is not a path of folders"),
+        ("OSS_PREFIX='a?profile=hunter2'", "is not a path of folders"),
         ("PG_HOST=$'a\\nhunter2'", "is not free of control characters"),
     ] {
         let error = error(&(UPLOADING.to_owned() + line));

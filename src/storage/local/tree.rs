@@ -27,13 +27,15 @@ pub(super) struct Tree {
     /// Folders whose entry in their parent this process knows to be durable. Another process may have made a folder and
     /// died before its fsync, so the first use of every folder syncs the parent.
     durable: Mutex<HashSet<String>>,
+    /// What was passed over, and said so.
+    strange: Mutex<HashSet<Key>>,
 }
 
 impl Tree {
     pub fn new(root: OwnedFd) -> Result<Self> {
         let stat = rustix::fs::fstat(&root)?;
         let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-        Ok(Self { root, owner, durable: Mutex::default() })
+        Ok(Self { root, owner, durable: Mutex::default(), strange: Mutex::default() })
     }
 
     pub fn root(&self) -> &OwnedFd {
@@ -103,6 +105,13 @@ impl Tree {
             folder = child;
         }
         Ok(folder)
+    }
+
+    /// Warns of what is no file, once, however often its folder is listed.
+    pub fn pass_over(&self, key: Key) {
+        if self.strange.lock().unwrap_or_else(|e| e.into_inner()).insert(key.clone()) {
+            tracing::warn!(?key, "passed over what is not a regular file");
+        }
     }
 
     fn known_durable(&self, path: &str) -> bool {
