@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
+use pgkeep::clock::{Clock as _, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::Outcome;
@@ -198,7 +199,7 @@ fn no_run_takes_the_place_of_another_ones_report() {
     world.pgkeep("dump").run().succeeds();
     let name = world.only_stem();
     let host = name.rsplit_once('_').unwrap().1;
-    let (reports, now) = (world.path("base/reports"), Utc::now());
+    let (reports, now) = (world.path("base/reports"), SystemClock.now());
     let theirs: Vec<PathBuf> = (1..40)
         .map(|seconds| (now + TimeDelta::seconds(seconds)).format("%Y%m%dT%H%M%SZ").to_string())
         .map(|at| reports.join(format!("shop_{at}_{host}.json")))
