@@ -4,9 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use pgkeep::clock::{Clock as _, SystemClock};
 
 use crate::common::dumps::until;
 use crate::common::pgkeep::{Pgkeep, tree};
@@ -45,8 +45,7 @@ fn printed(secret: &str, more: &str) -> String {
     format!(r#"{{"Version":1,"AccessKeyId":"{}","SecretAccessKey":"{secret}"{more}}}"#, Weed::ACCESS_KEY)
 }
 
-fn expiring(at: SystemTime) -> String {
-    let at: DateTime<Utc> = at.into();
+fn expiring(at: DateTime<Utc>) -> String {
     format!(r#","Expiration":"{}""#, at.format("%Y-%m-%dT%H:%M:%SZ"))
 }
 
@@ -176,13 +175,13 @@ fn keys_of_a_file_that_end_in_the_middle_are_read_again() {
         let setting = format!("credentials_file = \"{}\"", path.display());
         configured(&world, &["dump", "-d", &world.database], &place, &setting).run().succeeds();
 
-        let end = SystemTime::now() + Duration::from_secs(5);
+        let end = SystemClock.now() + TimeDelta::seconds(5);
         keep(&path, &printed(secret(), &expiring(end)));
         let held = world.hold_in_copy();
         let dump = configured(&world, &["dump", "-d", &world.database], &place, &setting).spawn();
         world.until_it_stands();
         keep(&path, &printed(after, ""));
-        until("the keys have ended", || SystemTime::now() > end);
+        until("the keys have ended", || SystemClock.now() > end);
         drop(held);
         let outcome = Outcome::wait_for(dump).exits(code);
         assert_eq!(place.ids().len(), if code == 0 { 2 } else { 1 }, "{}", outcome.transcript());

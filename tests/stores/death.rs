@@ -6,6 +6,7 @@ use std::time::Instant;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::common::count;
+use crate::common::dumps::until;
 use crate::world::{Place, World, unknown_uploads};
 
 fn dies(world: &World, places: &[Place]) {
@@ -23,8 +24,8 @@ fn dies(world: &World, places: &[Place]) {
     for round in 0..count(3, 34) {
         let before: Vec<BTreeSet<String>> = places.iter().map(Place::ids).collect();
         let moment = whole.mul_f64(random.random_range(0.05..1.05));
-        let mut child = dump().spawn();
-        std::thread::sleep(moment);
+        let (mut child, began) = (dump().spawn(), Instant::now());
+        until("the moment comes", || began.elapsed() >= moment);
         let _ = child.kill();
         let status = child.wait().unwrap();
         world.is_quiet();
