@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::error::{Error, Kind as ErrorKind};
 use pgkeep::storage::{Address, CreateOnly, Credentials, Fault, Key, Missing, Patience, Prefix, Storage};
 
@@ -386,7 +387,7 @@ async fn an_upload_that_began_after_our_note_is_not_ours_to_remove() {
         let notes: Vec<_> = std::fs::read_dir(scene.house.access().uploads).unwrap().collect();
         let [Ok(note)] = notes.as_slice() else { panic!("{notes:?}") };
         let note = std::fs::File::options().write(true).open(note.path()).unwrap();
-        note.set_modified(std::time::SystemTime::now() - note_age).unwrap();
+        note.set_modified(std::time::SystemTime::from(SystemClock.now()) - note_age).unwrap();
         assert_eq!(scene.bucket.uploads().len(), 1);
         assert_eq!(storage.sweep_unfinished(&Prefix::root()).await.unwrap(), swept);
         assert_eq!((scene.bucket.uploads().len(), scene.house.noted()), (1 - swept, 0));
