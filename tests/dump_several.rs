@@ -83,7 +83,7 @@ fn one_dump_is_one_backup_in_each() {
     let outcome = world.dump(&[&a, &b], &["--json"]).run().succeeds();
     let id = outcome.json()["items"][0]["id"].as_str().unwrap().to_owned();
     for repository in [&a, &b] {
-        assert_eq!(world.ids(repository), [id.clone()]);
+        assert_eq!(world.ids(repository), std::slice::from_ref(&id));
         world.is_tidy(repository);
         world.verifies(repository);
     }

@@ -289,6 +289,19 @@ fn an_empty_repository_is_no_failure() {
 }
 
 #[test]
+fn of_an_empty_repository_beside_one_that_cannot_be_read_nothing_final_is_said() {
+    let workspace = Stored::get().copy();
+    fs::remove_dir_all(workspace.repository().join("main")).unwrap();
+    let gone = workspace.path("gone/repository");
+    let call =
+        |view: &[&str]| workspace.pgkeep(view).arg("--repo").arg(workspace.repository()).arg("--repo").arg(&gone);
+    for (view, code) in [(&["report"][..], 13), (&["report", "list"], 10), (&["report", "latest"], 10)] {
+        let outcome = call(view).run().exits(code);
+        assert!(!outcome.stdout.contains("no backups yet"), "{}", outcome.transcript());
+    }
+}
+
+#[test]
 fn several_instances_are_told_apart() {
     let stored = Stored::get();
     let workspace = stored.copy();

@@ -240,3 +240,17 @@ fn a_failure_does_not_show_it_either() {
     }
     world.no_file_has_it(None);
 }
+
+#[test]
+fn the_keys_of_a_store_are_in_no_log_however_much_is_asked_for() {
+    let workspace = Workspace::new();
+    let canary = format!("canary{}", random_hex(24));
+    // Nobody listens there, which is found out after the request was made and signed.
+    let report = workspace.pgkeep(["report", "list", "-vvv", "--repo", "s3://backups?endpoint=http://127.0.0.1:1"]);
+    let report = report.env("AWS_ACCESS_KEY_ID", "AK").env("AWS_SECRET_ACCESS_KEY", &canary);
+    let outcome = report.env("AWS_SESSION_TOKEN", &canary).run();
+    let told = format!("{}{}", outcome.stdout, outcome.stderr);
+    assert!(told.contains("connect to http://127.0.0.1:1"), "{told}");
+    assert!(told.contains("is repeated"), "nothing below a warning is told: {told}");
+    assert!(!told.contains(&canary), "{told}");
+}

@@ -32,6 +32,8 @@ use super::{progress, signals, usage, verbs};
 
 /// The variable by which a shell asks for completions.
 const COMPLETE: &str = "PGKEEP_COMPLETE";
+/// What a command that was asked to stop may take for that; most supervisors kill after 30 s or more.
+const TO_CLEAN_UP: Duration = Duration::from_secs(10);
 
 pub fn main() -> ExitCode {
     CompleteEnv::with_factory(Cli::command).var(COMPLETE).bin("pgkeep").completer("pgkeep").complete();
@@ -141,14 +143,40 @@ async fn command(common: Common, work: Work) -> ExitCode {
             return screen.fail(&error);
         }
     };
+    // Half of a restored database is not left for somebody else to remove, however long that takes.
+    let is_bounded = !matches!(work, Work::Restore(_));
+    let ended = tokio::select! {
+        code = perform(&mut screen, &context, &request, work) => Some(code),
+        () = overdue(&context.interrupt), if is_bounded => None,
+    };
+    let left = "the store did not answer in time; what is left there is removed by the next run";
+    let Some(code) = ended else {
+        let error = context.interrupt.error().hint(left);
+        if let Some(drop_in) = request.drop_in.as_ref().filter(|_| is_dump) {
+            log_file::failed(&error);
+            verbs::report_unbegun(drop_in, started_at, &error).await;
+        }
+        return screen.fail(&error);
+    };
+    code
+}
+
+async fn perform(screen: &mut Screen, context: &Context, request: &Request, work: Work) -> ExitCode {
     match work {
-        Work::Dump(args) => verbs::dump(&mut screen, &context, &request, args).await,
-        Work::Restore(verb) => verbs::restore(&mut screen, &context, &request, verb).await,
-        Work::Verify(args) => verbs::verify(&mut screen, &context, &request, args).await,
-        Work::Copy(args) => verbs::copy(&mut screen, &context, &request, args).await,
-        Work::Report(args) => verbs::report(&mut screen, &context, &request, args).await,
-        Work::Check(args) => verbs::check(&mut screen, &context, &request, args).await,
+        Work::Dump(args) => verbs::dump(screen, context, request, args).await,
+        Work::Restore(verb) => verbs::restore(screen, context, request, verb).await,
+        Work::Verify(args) => verbs::verify(screen, context, request, args).await,
+        Work::Copy(args) => verbs::copy(screen, context, request, args).await,
+        Work::Report(args) => verbs::report(screen, context, request, args).await,
+        Work::Check(args) => verbs::check(screen, context, request, args).await,
     }
+}
+
+/// Ends when a command that was asked to stop has had its time to clean up. A store that stands still would be waited
+/// for with all our patience otherwise; it is as if the process were killed, which loses nothing.
+async fn overdue(interrupt: &Interrupt) {
+    interrupt.requested().await;
+    tokio::time::sleep(TO_CLEAN_UP).await;
 }
 
 fn name_of(verb: &Verb) -> &'static str {

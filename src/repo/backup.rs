@@ -68,8 +68,10 @@ impl BackupWriter {
                 return Ok(claims.into_iter().filter_map(Result::transpose).collect());
             }
             for claimed in claims.into_iter().flatten().flatten() {
-                // Nothing was stored under it: its intent is all there is.
-                claimed.intent.finish().await?;
+                // Nothing was stored under it: its intent is all there is. One place that fails holds up no other.
+                if let Err(error) = claimed.intent.finish().await {
+                    tracing::warn!(%error, "remove intent; it dies with this run's lock");
+                }
             }
             tokio::time::sleep(Duration::from_nanos(1_000_000_000 - u64::from(now.nanosecond() % 1_000_000_000))).await;
         }
@@ -241,8 +243,11 @@ impl BackupWriter {
 
     /// Removes what was stored of a backup that will not be: data, then the intent that names them. There is no
     /// manifest: only [`BackupWriter::commit`] stores one, and that ends the writer. A failure leaves the rest to the
-    /// next prune.
+    /// next prune. Where another run has claimed the name since, everything may be that one's, and is left.
     pub async fn abandon(&self) -> Result<()> {
+        if self.intent.is_anothers().await? {
+            return Ok(());
+        }
         objects::remove_data(&self.repository, self.instance(), &self.stem).await?;
         self.intent.finish().await
     }

@@ -166,15 +166,33 @@ impl Intent {
             return Err(self.lost("it was lost before"));
         }
         let head = document::head_if_there(&*self.storage, &self.key).await?;
-        let Some(head) = head else {
+        let (Some(head), Some(stored)) = (head, self.stored().await?) else {
             *phase = Phase::Lost;
             return Err(self.lost("it was removed"));
         };
+        if !self.is_ours(&stored) {
+            *phase = Phase::Lost;
+            return Err(self.lost(&format!("process {} of host {} has put its own there", stored.pid, stored.host)));
+        }
         if self.storage.now().await? - head.modified >= OWNER_LIMIT {
             *phase = Phase::Lost;
             return Err(self.lost(&format!("it was last stored at {}, over 12 h ago", head.modified)));
         }
         Ok(())
+    }
+
+    /// Whether the name is another run's by now: where nothing proves create-only, of two who claim it at one time both
+    /// are told that they did, and a clone of this host takes our intent for one of its own dead.
+    pub(super) async fn is_anothers(&self) -> Result<bool> {
+        Ok(self.stored().await?.is_some_and(|stored| !self.is_ours(&stored)))
+    }
+
+    async fn stored(&self) -> Result<Option<IntentDocument>> {
+        document::read_if_there(&*self.storage, &self.key).await
+    }
+
+    fn is_ours(&self, stored: &IntentDocument) -> bool {
+        stored.lock_token == self.document.lock_token
     }
 
     fn lost(&self, why: &str) -> Error {
@@ -298,7 +316,7 @@ pub async fn judged_intents(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::{DumpStem, Stamp};
+    use crate::repo::{BackupWriter, DumpStem, Ending, Packing, Stamp};
     use crate::storage::{Effect, FaultyStorage, Injection, MemoryStorage, Operation};
 
     #[tokio::test]
@@ -347,5 +365,31 @@ mod tests {
         assert!(!store.contents().contains_key(&intent.key));
         let error = intent.still_ours().await.unwrap_err();
         assert_eq!(error.to_string(), format!("keep intent {}: it was lost before", intent.key));
+    }
+
+    #[tokio::test]
+    async fn an_intent_that_another_run_has_put_in_its_place_is_lost_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        let store = MemoryStorage::new();
+        let repository = Repository::open_or_create(Arc::new(store.clone()), &state).await.unwrap();
+        let now = DateTime::from_timestamp(1_738_288_800, 0).unwrap();
+        let lock = state.lock(repository.id(), &"main".parse().unwrap(), Verb::Dump, now).unwrap();
+        let clock = crate::clock::ManualClock::at(now);
+        let writer = BackupWriter::begin(&repository, &lock, "shop", "db1", &clock).await.unwrap();
+        let data = Ending::Archive { packing: Packing::Zstd, part: None };
+        writer.put(data, "of one of us".into()).await.unwrap();
+
+        let key = &writer.intent().key;
+        let theirs =
+            IntentDocument { host: "db2".into(), lock_token: "other".into(), ..writer.intent().document.clone() };
+        let theirs = document::to_json(&theirs).unwrap();
+        store.replace(key, theirs.clone()).await.unwrap();
+        let error = writer.intent().still_ours().await.unwrap_err();
+        assert!(error.to_string().ends_with("of host db2 has put its own there"), "{error}");
+        writer.intent().refresh().await.unwrap_err();
+        writer.abandon().await.unwrap();
+        assert_eq!(store.contents()[key], theirs);
+        assert!(store.contents().contains_key(&writer.key(data)));
     }
 }

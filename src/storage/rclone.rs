@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ const OUTPUT_BYTES: u64 = 1 << 20;
 pub(super) struct Gateway {
     _child: Child,
     said: Arc<Mutex<VecDeque<String>>>,
+    has_ended: Arc<AtomicBool>,
 }
 
 impl Gateway {
@@ -46,6 +48,11 @@ impl Gateway {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let from = said.len().saturating_sub(REPEATED_LINES);
         (!said.is_empty()).then(|| said.range(from..).map(String::as_str).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Nobody starts it again: what fails for want of it fails for good.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
     }
 }
 
@@ -139,9 +146,9 @@ impl Rclone {
         let mut said = VecDeque::new();
         while let Some(line) = lines.recv().await {
             if let Some(port) = port(&line) {
-                let said = Arc::default();
-                tokio::spawn(keep_last_words(lines, Arc::clone(&said)));
-                return Ok((Gateway { _child: child, said }, port));
+                let (said, has_ended) = (Arc::default(), Arc::default());
+                tokio::spawn(keep_last_words(lines, Arc::clone(&said), Arc::clone(&has_ended)));
+                return Ok((Gateway { _child: child, said, has_ended }, port));
             }
             said.push_back(line);
         }
@@ -178,8 +185,12 @@ impl Rclone {
 /// What `rclone` ends with where a directory does not exist.
 const DIRECTORY_NOT_FOUND: i32 = 3;
 
-/// Keeps the memory of a long life small, and the child's standard error read.
-async fn keep_last_words(mut lines: UnboundedReceiver<String>, said: Arc<Mutex<VecDeque<String>>>) {
+/// Keeps the memory of a long life small, and the child's standard error read. That is closed when the child is gone.
+async fn keep_last_words(
+    mut lines: UnboundedReceiver<String>,
+    said: Arc<Mutex<VecDeque<String>>>,
+    has_ended: Arc<AtomicBool>,
+) {
     while let Some(line) = lines.recv().await {
         tracing::debug!(target: "pgkeep::child", "rclone: {line}");
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,6 +199,7 @@ async fn keep_last_words(mut lines: UnboundedReceiver<String>, said: Arc<Mutex<V
             said.pop_front();
         }
     }
+    has_ended.store(true, Ordering::Relaxed);
 }
 
 /// What a child that ended complained of, without what it only noticed, and without times and levels. All it said, if

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
+use pgkeep::clock::{Clock as _, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::Outcome;
@@ -46,6 +47,7 @@ fn client(world: &World, body: &str) -> PathBuf {
 fn a_server_that_is_not_there() {
     let world = World::new(&["BACKUP_MODE=local", "PG_HOST=127.0.0.1", "PG_PORT=1"]);
     fails(&world, world.pgkeep("dump --connect-retry 0"), 3, "127.0.0.1");
+    assert!(world.log().contains("(hint: check PG_HOST and PG_PORT, "), "{}", world.log());
     let report = world.only_failure();
     assert_eq!((report.host.as_str(), report.port.as_str(), report.mode.as_str()), ("127.0.0.1", "1", "local"));
 }
@@ -197,7 +199,7 @@ fn no_run_takes_the_place_of_another_ones_report() {
     world.pgkeep("dump").run().succeeds();
     let name = world.only_stem();
     let host = name.rsplit_once('_').unwrap().1;
-    let (reports, now) = (world.path("base/reports"), Utc::now());
+    let (reports, now) = (world.path("base/reports"), SystemClock.now());
     let theirs: Vec<PathBuf> = (1..40)
         .map(|seconds| (now + TimeDelta::seconds(seconds)).format("%Y%m%dT%H%M%SZ").to_string())
         .map(|at| reports.join(format!("shop_{at}_{host}.json")))

@@ -108,6 +108,7 @@ fn a_bucket_that_does_not_answer_costs_the_copy_in_it_and_no_other() {
     proxy.refuse();
     let outcome = world.pgkeep("dump").run().exits(10);
     assert!(outcome.stderr.contains("is stored in 1 of 2 repositories"), "{}", outcome.transcript());
+    assert!(outcome.stderr.contains("BACKUP_MODE=local stores on this host alone"), "{}", outcome.transcript());
     let stem = world.only_stem();
     let report = world.report(&stem);
     assert_eq!(report.status, "FAILED");

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
+use pgkeep::clock::{Clock as _, SystemClock};
 
 use crate::common::pgkeep::tree;
 use crate::remote;
@@ -11,7 +12,7 @@ use crate::world::{World, shell};
 
 /// A name as the script gives it.
 fn stem_of(days_ago: i64, database: &str) -> String {
-    let at = Utc::now() - TimeDelta::days(days_ago) - TimeDelta::minutes(1);
+    let at = SystemClock.now() - TimeDelta::days(days_ago) - TimeDelta::minutes(1);
     format!("{database}_{}_oldhost", at.format("%Y%m%dT%H%M%SZ"))
 }
 

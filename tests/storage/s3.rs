@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::error::{Error, Kind as ErrorKind};
 use pgkeep::storage::{Address, CreateOnly, Credentials, Fault, Key, Missing, Patience, Prefix, Storage};
 
@@ -370,6 +371,27 @@ async fn an_upload_of_a_process_that_is_gone_is_swept() {
     assert_eq!(storage.sweep_unfinished(&Prefix::root()).await.unwrap(), 1);
     living.finish().await.unwrap();
     scene.holds(&["main/living"]);
+}
+
+/// A note without an id is of an upload that began by then. One of the same name that began later is another host's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_began_after_our_note_is_not_ours_to_remove() {
+    let mut scene = Scene::plain();
+    scene.house.patience.attempts = 1;
+    let storage = scene.open().await;
+    for (note_age, swept) in [(Duration::ZERO, 1), (Duration::from_secs(3_600), 0)] {
+        scene.proxy.inject(On::kind(Kind::Initiate), Trouble::LostAnswer);
+        let mut writer = storage.writer(&key("x"), None).await.unwrap();
+        writer.write(noise(1, 9 * MIB)).await.unwrap_err();
+        drop(writer);
+        let notes: Vec<_> = std::fs::read_dir(scene.house.access().uploads).unwrap().collect();
+        let [Ok(note)] = notes.as_slice() else { panic!("{notes:?}") };
+        let note = std::fs::File::options().write(true).open(note.path()).unwrap();
+        note.set_modified(std::time::SystemTime::from(SystemClock.now()) - note_age).unwrap();
+        assert_eq!(scene.bucket.uploads().len(), 1);
+        assert_eq!(storage.sweep_unfinished(&Prefix::root()).await.unwrap(), swept);
+        assert_eq!((scene.bucket.uploads().len(), scene.house.noted()), (1 - swept, 0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,11 +77,17 @@ fn places(options: &Options) -> Places {
     if options.repositories.len() > 1 { Places::Several } else { Places::One }
 }
 
-const NO_BACKUPS: &str = "there are no backups yet; the first one: pgkeep dump -d DATABASE --repo REPOSITORY";
+/// What could not be read may hold some: then nothing is said of a first one.
+fn no_backups<I>(outcome: &Outcome<I>) -> String {
+    match outcome.error {
+        None => "there are no backups yet; the first one: pgkeep dump -d DATABASE --repo REPOSITORY".to_owned(),
+        Some(_) => "no backup was found in what could be read".to_owned(),
+    }
+}
 
 fn overview_text(outcome: &Outcome<InstanceReport>, places: Places) -> String {
     if outcome.items.is_empty() {
-        return NO_BACKUPS.to_owned();
+        return no_backups(outcome);
     }
     let mut text: String = outcome.items.iter().map(|item| instance_text(item, places)).collect();
     let mut findings: Vec<&Finding> = Vec::new();
@@ -177,7 +183,7 @@ fn status_word(status: RunStatus) -> &'static str {
 
 fn list_text(outcome: &Outcome<Listed>, places: Places) -> String {
     let items = &outcome.items;
-    let Some(first) = items.first() else { return NO_BACKUPS.to_owned() };
+    let Some(first) = items.first() else { return no_backups(outcome) };
     let several = items.iter().any(|item| item.instance != first.instance);
     let mut header = vec!["id", "database", "started", "took", "plain", "stored", "proven", "state"];
     let mut right = vec![3, 4, 5];
@@ -214,7 +220,7 @@ fn list_text(outcome: &Outcome<Listed>, places: Places) -> String {
 
 fn latest_text(outcome: &Outcome<Latest>, places: Places) -> String {
     let items = &outcome.items;
-    let Some(first) = items.first() else { return NO_BACKUPS.to_owned() };
+    let Some(first) = items.first() else { return no_backups(outcome) };
     let several = items.iter().any(|item| item.instance != first.instance);
     let mut header = vec!["database", "age", "id", "stored", "proven"];
     if several {

@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 
 use super::databases::Databases;
 use super::dump::{self, Compress, Item, Options, Plan, PlannedItem, WantedGlobals};
-use super::{Context, Outcome, Place};
+use super::{Context, Copy, Outcome, Place, Status};
 use crate::config::directories::make_readable;
 use crate::config::env_file::{Bucket, Directories, EnvFile, Remote};
 use crate::config::secret::Secret;
@@ -98,8 +98,24 @@ impl DropIn {
         }
     }
 
-    /// Dumps, reports, and lets go what is old.
+    /// Dumps, reports, and lets go what is old. Hints name the settings of the env file.
     pub async fn dump(&self, context: &Context, options: &Options) -> Result<Outcome<Item>> {
+        let mut outcome = self.run(context, options).await.map_err(advised)?;
+        for item in &mut outcome.items {
+            item.error = item.error.take().map(advised);
+        }
+        let error = outcome.error.take().map(advised);
+        outcome.error = error.map(|error| if self.has_lost_the_bucket(&outcome) { meanwhile(error) } else { error });
+        Ok(outcome)
+    }
+
+    /// Whether something is stored, and not in the bucket.
+    fn has_lost_the_bucket(&self, outcome: &Outcome<Item>) -> bool {
+        let is_lost = |copy: &Copy| copy.error.is_some() && self.remote.as_ref().is_some_and(|it| it.name == copy.name);
+        outcome.items.iter().any(|item| item.status == Status::Partial && item.repositories.iter().any(is_lost))
+    }
+
+    async fn run(&self, context: &Context, options: &Options) -> Result<Outcome<Item>> {
         let reporter = Reporter::new(self, &context.host);
         let begun = context.clock.now();
         let plan = match self.plan(context, options).await {
@@ -120,11 +136,12 @@ impl DropIn {
             let one = Plan { items: vec![planned], warnings: Vec::new() };
             let done = dump::execute(context, options, one).await;
             let end = match &done {
-                Ok(Outcome { items, .. }) if !items.is_empty() => End::Dumped(&items[0]),
-                Ok(_) => continue,
-                Err(error) => End::Failed(error),
+                Ok(outcome) => outcome.items.first().map(End::Dumped),
+                Err(error) => Some(End::Failed(error)),
             };
-            unreported = unreported.or(reporter.tell(Some(context), &attempt, end).await);
+            if let Some(end) = end {
+                unreported = unreported.or(reporter.tell(Some(context), &attempt, end).await);
+            }
             let outcome = done?;
             items.extend(outcome.items);
             warnings.extend(outcome.warnings);
@@ -186,6 +203,22 @@ impl DropIn {
     fn secrets(&self) -> Vec<Secret> {
         self.env_file.secrets()
     }
+}
+
+/// The next step after a failure, in the words of the env file.
+fn advised(error: Error) -> Error {
+    let settings = [("PGHOST", "PG_HOST"), ("PGPORT", "PG_PORT"), ("PGUSER", "PG_USER"), ("PGDATABASE", "PG_DATABASE")];
+    let hint = error.next_step().map(|hint| settings.iter().fold(hint.to_owned(), |hint, (a, b)| hint.replace(a, b)));
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+fn meanwhile(error: Error) -> Error {
+    let mode = "BACKUP_MODE=local stores on this host alone until the bucket is well";
+    let hint = error.next_step().map_or(mode.to_owned(), |hint| format!("{hint}; {mode}"));
+    error.hint(hint)
 }
 
 fn place(address: Address, layout: FlatLayout) -> Place {

@@ -117,7 +117,8 @@ impl<'a> Reporter<'a> {
             port: attempt.port,
             started_at: attempt.started_at,
             finished_at: now,
-            duration_seconds: (now - attempt.started_at).num_seconds().try_into().unwrap_or(0),
+            // The difference of the two, as they are printed.
+            duration_seconds: (now.timestamp() - attempt.started_at.timestamp()).try_into().unwrap_or(0),
             mode: self.env_file().mode.as_str(),
             tool: self.env_file().tool.as_str(),
             status: if error.is_some() { PlatformStatus::Failed } else { PlatformStatus::Success },

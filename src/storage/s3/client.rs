@@ -214,7 +214,8 @@ impl Client {
             }
             let pause = pause(&self.patience, attempts);
             let over = deadline.is_some_and(|deadline| Instant::now() + pause >= deadline);
-            if !refusal.may_pass() || attempts >= most || over {
+            let is_gone = self.gateway.as_ref().is_some_and(Gateway::has_ended);
+            if !refusal.may_pass() || is_gone || attempts >= most || over {
                 return Err(Refused { refusal, doubt, attempts });
             }
             tracing::debug!("attempt {attempts} at {} is repeated: {refusal:?}", self.place);

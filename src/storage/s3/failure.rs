@@ -8,6 +8,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::client::Client;
 use crate::error::{Error, Kind};
+use crate::process::shell_word;
 use crate::storage::rclone::Gateway;
 use crate::storage::{Fault, StorageError};
 
@@ -64,7 +65,10 @@ impl Refusal {
 
     /// A precondition did not hold, or an object of the name exists.
     pub fn is_taken(&self) -> bool {
-        matches!(self, Self::Taken) || self.status() == 412 || self.code() == "FileAlreadyExists"
+        matches!(self, Self::Taken)
+            || self.status() == 412
+            // In the body of what began as a success, too.
+            || matches!(self.code(), "PreconditionFailed" | "FileAlreadyExists")
     }
 
     /// The store does not know what was asked of it.
@@ -82,6 +86,7 @@ impl Refusal {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unconnected(_) | Self::Lost(_) => true,
+            _ if self.is_taken() => false,
             Self::Answered { status, code, .. } => {
                 let busy = ["SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Busy"];
                 let race = ["ConditionalRequestConflict", "OperationAborted"];
@@ -99,6 +104,7 @@ impl Refusal {
     pub fn leaves_doubt(&self) -> bool {
         match self {
             Self::Lost(_) => true,
+            _ if self.is_taken() => false,
             Self::Answered { status, .. } => *status >= 500 && *status != 501 || *status == 408 || *status == 200,
             _ => false,
         }
@@ -128,8 +134,13 @@ impl Refusal {
             Some(words) => format!("{cause} (rclone said: {words})"),
             None => cause,
         };
+        let is_gone = client.gateway.as_ref().is_some_and(Gateway::has_ended);
         match self {
             Self::Keys(error) => error,
+            Self::Lost(_) | Self::Unconnected(_) if is_gone => {
+                stored(with_last_words("rclone, which stands between this host and the store, has ended".to_owned()))
+                    .hint("start again; if it ends once more, see whether this host is short of memory")
+            }
             Self::Taken => stored("an object of this name exists".to_owned()),
             Self::Unsent(cause) => stored(cause),
             Self::Lost(cause) => {
@@ -201,9 +212,9 @@ fn explained(client: &Client, status: u16, code: &str, region: Option<&str>) -> 
             "check the keys, their rights and the clock of this host".to_owned(),
         ),
         // Only the directory of a gateway is ever made by us, and by the rules for buckets.
-        "InvalidBucketName" => (
+        "InvalidBucketName" if client.gateway.is_some() => (
             format!("rclone does not make a directory of the name {bucket:?} for us"),
-            "make it by rclone mkdir REMOTE:PATH".to_owned(),
+            format!("rclone mkdir {}", shell_word(client.address.trim_start_matches("rclone:").as_ref())),
         ),
         "RequestTimeTooSkewed" => {
             ("the clocks of this host and of the store differ".to_owned(), "set the clock of this host".to_owned())
@@ -241,6 +252,11 @@ pub(super) struct Refused {
 }
 
 impl Refused {
+    /// The name is taken, and what took it may have been this very request. What we saw there before we asked is not.
+    pub fn may_be_ours(&self) -> bool {
+        self.refusal.is_taken() && (self.doubt || !matches!(self.refusal, Refusal::Taken))
+    }
+
     /// For the caller of the storage layer.
     pub fn at(self, client: &Client, action: impl Into<String>) -> StorageError {
         let fault = self.refusal.fault();

@@ -7,10 +7,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io::Read as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -52,6 +53,8 @@ pub(super) struct Entry {
 pub(super) struct Left {
     pub upload_id: Option<String>,
     pub doubtful: bool,
+    /// By the clock of this host. What the entry tells of began before.
+    pub noted_at: SystemTime,
 }
 
 impl Journal {
@@ -130,7 +133,9 @@ impl Entry {
         let upload_id = self.note.upload_id.clone();
         // One that died while it asked does not know whether it was answered.
         let doubtful = self.note.doubtful || upload_id.is_none();
-        Left { upload_id, doubtful }
+        // Without a time nothing is known to be ours.
+        let noted_at = self.file.metadata().and_then(|about| about.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        Left { upload_id, doubtful, noted_at }
     }
 
     /// The upload is over, and nothing of it is left.
@@ -144,13 +149,14 @@ impl Entry {
     fn write(&mut self) -> Result<()> {
         let path = self.path.display().to_string();
         let write = || -> std::io::Result<()> {
-            let body = serde_json::to_vec(&self.note)?;
-            self.file.rewind()?;
-            self.file.set_len(0)?;
-            self.file.write_all(&body)?;
+            let mut body = serde_json::to_vec(&self.note)?;
+            // One write over what stood there, and never shorter. Were the file emptied first, a process that is killed
+            // just then would leave no id, and nobody would ever remove its upload.
+            let before = usize::try_from(self.file.metadata()?.len()).unwrap_or(0);
+            body.resize(body.len().max(before), b' ');
+            self.file.write_all_at(&body, 0)?;
             self.file.sync_data()
         };
-        let mut write = write;
         write().doing(Kind::Storage, || format!("write {path}"))
     }
 }
@@ -201,6 +207,8 @@ mod tests {
         let mut entry = journal.begin(&key("main/x")).unwrap();
         entry.begun("id-1").unwrap();
         assert!(journal.abandoned(&Prefix::root()).unwrap().is_empty());
+        // Shorter words do not leave the end of longer ones behind.
+        entry.doubt().unwrap();
         drop(entry);
         assert!(journal.abandoned(&Prefix::folder("other").unwrap()).unwrap().is_empty());
         let elsewhere = Journal::new(folder.path().join("uploads"), &"s3://others".into());
@@ -210,7 +218,8 @@ mod tests {
         assert_eq!(found.len(), 1);
         let (found_key, entry) = found.pop().unwrap();
         assert_eq!(found_key, key("main/x"));
-        assert_eq!(entry.left(), Left { upload_id: Some("id-1".to_owned()), doubtful: false });
+        let Left { upload_id, doubtful, .. } = entry.left();
+        assert_eq!((upload_id.as_deref(), doubtful), (Some("id-1"), true));
         assert!(journal.abandoned(&Prefix::root()).unwrap().is_empty(), "it is held by its finder");
         entry.remove();
         assert_eq!(std::fs::read_dir(folder.path().join("uploads")).unwrap().count(), 0);
@@ -222,7 +231,8 @@ mod tests {
         let journal = Journal::new(folder.path().to_owned(), &"s3://backups".into());
         drop(journal.begin(&key("x")).unwrap());
         let (_, entry) = journal.abandoned(&Prefix::root()).unwrap().pop().unwrap();
-        assert_eq!(entry.left(), Left { upload_id: None, doubtful: true });
+        let Left { upload_id, doubtful, .. } = entry.left();
+        assert_eq!((upload_id, doubtful), (None, true));
     }
 
     #[test]

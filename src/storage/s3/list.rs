@@ -1,5 +1,7 @@
 //! Listing objects, page by page, to the end.
 
+use std::collections::BTreeSet;
+
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 
 use super::client::Client;
@@ -13,6 +15,7 @@ pub(super) async fn list(client: &Client, prefix: &Prefix) -> Result<Vec<ObjectM
     let wanted = client.prefix(prefix);
     client.forgotten().await;
     let (mut objects, mut token): (Vec<ObjectMeta>, Option<String>) = (Vec::new(), None);
+    let mut followed = BTreeSet::new();
     loop {
         let ask = || async {
             let request = client.sdk.list_objects_v2().bucket(&client.bucket).prefix(&wanted);
@@ -22,14 +25,17 @@ pub(super) async fn list(client: &Client, prefix: &Prefix) -> Result<Vec<ObjectM
         take(client, &page, &mut objects).map_err(&failed)?;
         let next = page.next_continuation_token().filter(|next| !next.is_empty());
         match (page.is_truncated(), next) {
+            (Some(false), _) => break,
             (Some(true), None) => {
                 return Err(failed("the store breaks its list off and does not tell how to go on".to_owned()));
             }
-            (Some(true), Some(next)) if token.as_deref() == Some(next) => {
-                return Err(failed("the store goes on with its list where it began".to_owned()));
+            (None, None) => return Err(failed("the store does not tell whether its list ends here".to_owned())),
+            (_, Some(next)) => {
+                if !followed.insert(next.to_owned()) {
+                    return Err(failed("the store goes on with its list where it was before".to_owned()));
+                }
+                token = Some(next.to_owned());
             }
-            (Some(true), Some(next)) => token = Some(next.to_owned()),
-            _ => break,
         }
     }
     objects.sort_by(|a, b| a.key.cmp(&b.key));

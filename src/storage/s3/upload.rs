@@ -8,10 +8,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::error::SdkError;
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, DateTime as AwsTime};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::{Bytes, BytesMut};
 use tokio::task::{JoinHandle, JoinSet};
@@ -30,6 +31,8 @@ const PART_BYTES: u64 = 8 * MIB;
 const MOST_PARTS: u64 = 10_000;
 /// How many parts have the size that the expectation asks for; after them parts grow.
 const EQUAL_PARTS: u64 = 8_000;
+/// How far the clocks of a store and of its client may be apart: a store refuses the signature of one that is further.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(15 * 60);
 /// What may be under way at a time, in parts of the usual size.
 const UNDER_WAY_BYTES: u64 = 3 * PART_BYTES;
 
@@ -153,7 +156,7 @@ impl S3Writer {
         match client.ask(0, complete).await {
             Ok(()) => Ok(()),
             // An attempt whose answer was lost may have done it: then the name is taken, and the upload is gone.
-            Err(refused) if refused.doubt && (refused.refusal.is_taken() || refused.refusal.is_no_such_upload()) => {
+            Err(refused) if refused.may_be_ours() || (refused.doubt && refused.refusal.is_no_such_upload()) => {
                 client.settle(refused, key, &self.token, None, &action).await
             }
             Err(refused) => Err(refused.of_change(&client, action)),
@@ -227,6 +230,10 @@ impl ObjectWriter for S3Writer {
         self.broken = true;
         while !chunk.is_empty() {
             let piece = chunk.split_to(self.room().min(chunk.len()));
+            if self.filling.is_empty() {
+                // As large as the part at once: a buffer that grows doubles, beyond what a writer may hold.
+                self.filling = BytesMut::with_capacity(self.room());
+            }
             self.filling.extend_from_slice(&piece);
             if self.room() == 0 {
                 self.send_part().await?;
@@ -318,7 +325,8 @@ async fn clean(storage: &S3Storage, key: &Key, entry: Entry) -> Result<usize> {
     }
     if left.doubtful {
         let known = storage.journal.known_ids();
-        removed += client.forget_unknown(key, &known).await.map_err(|refused| refused.of_change(client, action()))?;
+        let forgotten = client.forget_unknown(key, &known, left.noted_at).await;
+        removed += forgotten.map_err(|refused| refused.of_change(client, action()))?;
     }
     entry.remove();
     Ok(removed)
@@ -417,9 +425,16 @@ impl Client {
         }
     }
 
-    /// Removes the uploads of this very key whose ids this host has not noted. A store that does not tell its uploads keeps them
-    /// until its own rules remove them.
-    async fn forget_unknown(&self, key: &Key, known: &BTreeSet<String>) -> std::result::Result<usize, Refused> {
+    /// Removes the uploads of this very key that began by the time of our note and whose ids this host has not noted.
+    /// One that began later is another host's, which may be alive. A store that does not tell its uploads, or not when
+    /// they began, keeps them until its own rules remove them.
+    async fn forget_unknown(
+        &self,
+        key: &Key,
+        known: &BTreeSet<String>,
+        noted_at: SystemTime,
+    ) -> std::result::Result<usize, Refused> {
+        let latest = AwsTime::from(noted_at + CLOCKS_DIFFER);
         let name = self.name(key);
         let list = || async {
             let request = self.sdk.list_multipart_uploads().bucket(&self.bucket).prefix(&name);
@@ -435,7 +450,8 @@ impl Client {
             Err(refused) if refused.refusal.is_no_such_upload() => return Ok(0),
             Err(refused) => return Err(refused),
         };
-        let ours = listed.uploads().iter().filter(|upload| upload.key() == Some(name.as_str()));
+        let of_the_key = listed.uploads().iter().filter(|upload| upload.key() == Some(name.as_str()));
+        let ours = of_the_key.filter(|upload| upload.initiated().is_some_and(|begun| *begun <= latest));
         let mut removed = 0;
         for id in ours.filter_map(|upload| upload.upload_id()).filter(|id| !known.contains(*id)) {
             removed += usize::from(self.ask(0, || self.forget(key, id)).await?);

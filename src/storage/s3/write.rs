@@ -42,13 +42,15 @@ impl Client {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
         };
-        if !(refused.doubt && refused.refusal.is_taken()) {
+        if !refused.may_be_ours() {
             return Err(refused.of_change(self, action()));
         }
         self.settle(refused, key, &token, Some(&body), &action()).await
     }
 
-    /// Settles an attempt whose answer was lost and after which the name is taken.
+    /// Settles an attempt after which the name is taken, perhaps by us: its answer was lost on the way to us, or on the
+    /// way to something between us and the store that then asked again. Only where we know of a lost answer equal bytes
+    /// are ours.
     pub(super) async fn settle(
         &self,
         refused: Refused,
@@ -57,8 +59,9 @@ impl Client {
         body: Option<&Bytes>,
         action: &str,
     ) -> Result<()> {
-        match self.owner(key, token, body).await {
+        match self.owner(key, token, body.filter(|_| refused.doubt)).await {
             Ok(Owner::Ours) => Ok(()),
+            Ok(Owner::Unknown) if !refused.doubt => Err(refused.of_change(self, action)),
             Ok(Owner::Theirs) => Err(Refused { doubt: false, ..refused }.of_change(self, action)),
             Ok(Owner::Unknown) => {
                 let cause = "an answer was lost, and the store does not tell whose the object is that is there now";
