@@ -159,7 +159,7 @@ impl Reader<'_> {
         for (key, value) in table.iter() {
             self.expect_known(key, &KEYS, &LATER_KEYS, &format!("a key of [repository.{name}]"))?;
             match key.get_ref().as_ref() {
-                "address" => repository.address = self.text("address", value)?,
+                "address" => repository.address = self.address(value)?,
                 "id" => repository.id = Some(self.text("id", value)?),
                 "credentials_file" => repository.credentials = Credentials::File(self.path("credentials_file", value)?),
                 "credentials_command" => repository.credentials = Credentials::Command(self.words(value)?),
@@ -183,6 +183,15 @@ impl Reader<'_> {
             Some(_) => Err(self.wrong(key, value, "is empty or has control characters in it")),
             None => Err(self.wrong(key, value, "is not text").hint(format!("write {key} = \"…\""))),
         }
+    }
+
+    /// Where a command is started says nothing of where a configured repository lies.
+    fn address(&self, value: &Node<'_>) -> Result<String> {
+        let address = self.text("address", value)?;
+        if address.contains('/') && !address.contains(':') && !address.starts_with('/') {
+            return Err(self.wrong("address", value, "is not an absolute path").hint("begin it with a slash"));
+        }
+        Ok(address)
     }
 
     fn path(&self, key: &str, value: &Node<'_>) -> Result<PathBuf> {
@@ -285,6 +294,11 @@ mod tests {
                 "add a line such as address = \"/backups\"",
             ),
             ("[repository.a]\naddress = 1", "address on line 2 of F is not text", "write address = \"…\""),
+            (
+                "[repository.a]\naddress = \"./b\"",
+                "address on line 2 of F is not an absolute path",
+                "begin it with a slash",
+            ),
             (
                 "[repository.\"a/b\"]\naddress = \"/b\"",
                 "\"a/b\" on line 1 of F is not the name of a repository",
