@@ -354,7 +354,7 @@ async fn what_is_stored_as_it_comes_is_seen_hashed_and_never_looks_whole_when_it
     let mut left = relay(io::repeat(b'x'), (), Arc::new(Silent)).unwrap();
     left.next().await.unwrap().unwrap();
     let error = left.finish().await.map(drop).unwrap_err();
-    assert_eq!(error.to_string(), "read the stream: it was not taken to its end");
+    assert_eq!(error.to_string(), "hand over the stream: it was not taken to its end");
 }
 
 #[derive(Debug, Default)]

@@ -36,7 +36,6 @@ const FRAMES_WAITING: usize = 2;
 /// A compressed stream in the making. Dropping it ends the threads as soon as `input` returns from a read.
 #[derive(Debug)]
 pub struct Compressor<O> {
-    work: &'static str,
     frames: async_channel::Receiver<Bytes>,
     verdict: Verdict<Compressed<O>>,
     totals: Option<Compressed<O>>,
@@ -79,7 +78,7 @@ where
     let reader = Reader { source, spares, blocks_left: threads + 2, jobs, order };
     start("compress-read".to_owned(), move || reader.run())?;
     start("compress-send".to_owned(), move || drop(tell.send(collect(&in_order, &send))))?;
-    Ok(Compressor { work: WORK, frames, verdict, totals: None })
+    Ok(Compressor { frames, verdict, totals: None })
 }
 
 /// As [`compress`], for a stream that is stored as it comes: what is read is observed, hashed and handed over in pieces
@@ -89,12 +88,11 @@ where
     R: Read + Send + 'static,
     O: Observer + 'static,
 {
-    let work = "read the stream";
-    let (tell, verdict) = Verdict::new(work);
+    let (tell, verdict) = Verdict::new("read the stream");
     let (send, frames) = async_channel::channel(FRAMES_WAITING);
     let source = Source { input, observer, plain: Fingerprinter::new(), task };
     start("relay".to_owned(), move || drop(tell.send(source.relay(&send))))?;
-    Ok(Compressor { work, frames, verdict, totals: None })
+    Ok(Compressor { frames, verdict, totals: None })
 }
 
 impl<O> Compressor<O> {
@@ -114,7 +112,7 @@ impl<O> Compressor<O> {
     pub async fn finish(mut self) -> Result<Compressed<O>> {
         self.frames.close();
         if self.frames.try_recv().is_ok() {
-            return Err(Error::new(Kind::Unexpected, format!("{}: it was not taken to its end", self.work)));
+            return Err(not_taken());
         }
         match self.totals {
             Some(totals) => Ok(totals),
@@ -247,7 +245,7 @@ fn work(mut encoder: ProvingEncoder, queue: &Mutex<Receiver<Job>>, spare: &Sende
 }
 
 fn not_taken() -> Error {
-    Error::new(Kind::Unexpected, "hand over the stream: nobody takes it any more")
+    Error::new(Kind::Unexpected, "hand over the stream: it was not taken to its end")
 }
 
 fn collect<O>(in_order: &Receiver<Item<O>>, send: &async_channel::Sender<Bytes>) -> Result<Compressed<O>> {

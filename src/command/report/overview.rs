@@ -222,7 +222,7 @@ fn database_findings(place: Place, series: &Series, report: &DatabaseReport) -> 
     match &report.newest {
         None => {
             let why = series.latest().err().map(|error| error.to_string()).unwrap_or_default();
-            findings.insert(0, no_good_backup(place, report, why));
+            findings.insert(0, only_parts(series, report).unwrap_or_else(|| no_good_backup(place, report, why)));
         }
         Some(newest) if !newest.proven.is_proven() => {
             let evidence = "it was stored and never read again".to_owned();
@@ -334,11 +334,26 @@ fn no_good_backup(place: Place, report: &DatabaseReport, why: String) -> Finding
     Finding::fail("no-good-backup", report.database.as_str(), why).fix(fix)
 }
 
+/// The newest backup is whole, and was meant to hold a part: somebody chose that, and should know what it means.
+fn only_parts(series: &Series, report: &DatabaseReport) -> Option<Finding> {
+    let newest = series.newest().filter(|newest| State::of(newest) == State::Filtered)?;
+    let evidence =
+        format!("there is no backup of the whole: {} and its like leave out data, as their options say", newest.id());
+    let fix =
+        "a part is restored by its id; for the whole, dump without such options (in an env file: PG_DUMP_EXTRA_OPTS)";
+    Some(Finding::warn("only-parts", report.database.as_str(), evidence).fix(fix))
+}
+
 fn failed_attempt(report: &DatabaseReport) -> Option<Finding> {
     let attempt = report.last_attempt.as_ref().filter(|attempt| attempt.status != RunStatus::Succeeded)?;
     let why = attempt.reason.as_deref().unwrap_or("no reason is recorded");
-    let evidence = format!("its last dump, begun {}, failed: {why}", attempt.started_at);
-    let finding = Finding::fail("run-failed", report.database.as_str(), evidence);
+    let finding = if attempt.status == RunStatus::Partial {
+        let evidence = format!("its last dump, begun {}, did not reach every repository: {why}", attempt.started_at);
+        Finding::warn("run-partial", report.database.as_str(), evidence)
+    } else {
+        let evidence = format!("its last dump, begun {}, failed: {why}", attempt.started_at);
+        Finding::fail("run-failed", report.database.as_str(), evidence)
+    };
     Some(match &attempt.hint {
         Some(hint) => finding.fix(hint.clone()),
         None => finding.fix("mend the cause, then run the dump again"),

@@ -88,6 +88,8 @@ pub(super) struct Client {
     pub gateway: Option<Gateway>,
     /// The store said that it does not know conditional requests.
     pub refuses_conditions: AtomicBool,
+    /// The last request was made in vain as often as patience allows, and nothing was answered since.
+    is_silent: AtomicBool,
     /// The store said that it does not delete several objects by one request.
     pub refuses_bulk: AtomicBool,
 }
@@ -143,6 +145,7 @@ impl Client {
             patience: access.patience,
             keys,
             refuses_conditions: AtomicBool::default(),
+            is_silent: AtomicBool::default(),
             refuses_bulk: AtomicBool::default(),
         })
     }
@@ -190,7 +193,13 @@ impl Client {
     where
         F: Future<Output = Answer<T>>,
     {
-        let most = self.patience.attempts.min(if deadline.is_some() { OPENING_ATTEMPTS } else { u32::MAX }).max(1);
+        // A store that was asked in vain is asked once until it answers: whoever cleans up after it must not wait anew.
+        let was_silent = self.is_silent.load(Ordering::Relaxed);
+        let most = match deadline {
+            _ if was_silent => 1,
+            Some(_) => self.patience.attempts.min(OPENING_ATTEMPTS).max(1),
+            None => self.patience.attempts.max(1),
+        };
         let (mut doubt, mut renewed, mut attempts) = (false, false, 0);
         loop {
             let keys = self.keys.current().await;
@@ -200,7 +209,10 @@ impl Client {
                 self.limit(body_bytes).min(deadline.map_or(Duration::MAX, |deadline| deadline - Instant::now()));
             let answer = tokio::time::timeout(limit, attempt()).await;
             let refusal = match answer.unwrap_or_else(|_| Err(Refusal::silence(limit))) {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    self.is_silent.store(false, Ordering::Relaxed);
+                    return Ok(value);
+                }
                 Err(refusal) => refusal,
             };
             doubt |= refusal.leaves_doubt();
@@ -216,6 +228,7 @@ impl Client {
             let over = deadline.is_some_and(|deadline| Instant::now() + pause >= deadline);
             let is_gone = self.gateway.as_ref().is_some_and(Gateway::has_ended);
             if !refusal.may_pass() || is_gone || attempts >= most || over {
+                self.is_silent.store(refusal.may_pass(), Ordering::Relaxed);
                 return Err(Refused { refusal, doubt, attempts });
             }
             tracing::debug!("attempt {attempts} at {} is repeated: {refusal:?}", self.place);

@@ -34,6 +34,10 @@ pub(super) async fn delete(client: &Client, key: &Key) -> Result<()> {
 }
 
 pub(super) async fn delete_all(client: &Client, keys: &[Key]) -> Result<()> {
+    if keys.len() > 1 {
+        // What a gateway does not remember it takes for gone, and says that it was removed.
+        client.forgotten().await;
+    }
     for some in keys.chunks(BULK) {
         if some.len() == 1 || client.refuses_bulk.load(Ordering::Relaxed) {
             one_by_one(client, some).await?;
