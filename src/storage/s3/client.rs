@@ -197,7 +197,7 @@ impl Client {
         let was_silent = self.is_silent.load(Ordering::Relaxed);
         let most = match deadline {
             _ if was_silent => 1,
-            Some(_) => self.patience.attempts.min(OPENING_ATTEMPTS).max(1),
+            Some(_) => self.patience.attempts.clamp(1, OPENING_ATTEMPTS),
             None => self.patience.attempts.max(1),
         };
         let (mut doubt, mut renewed, mut attempts) = (false, false, 0);
