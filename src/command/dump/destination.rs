@@ -56,7 +56,7 @@ impl Destinations {
             return Err(destinations.none());
         }
         for (name, error) in &destinations.refused {
-            tracing::warn!("{name} is left out: {}", error.said_of(name));
+            tracing::info!("{name} is left out: {}", error.said_of(name));
         }
         Ok(destinations)
     }
