@@ -171,8 +171,14 @@ fn options_of_pg_dump_and_a_password_are_handed_on() {
         assert!(!text.contains(common::Cluster::PASSWORD), "{text}");
     }
     // A part of a database is no backup of it.
-    let outcome = world.pgkeep("report").run();
-    assert!(outcome.stdout.contains("holds a part of the database"), "{}", outcome.transcript());
+    let outcome = world.pgkeep("report").run().succeeds();
+    assert!(
+        outcome.stdout.contains("warn  only-parts  shop: there is no backup of the whole"),
+        "{}",
+        outcome.transcript()
+    );
+    assert!(outcome.stdout.contains("PG_DUMP_EXTRA_OPTS"), "{}", outcome.transcript());
+    world.pgkeep("restore dump latest -d shop --to-file x.dump").run().exits(8);
 }
 
 #[test]
