@@ -231,10 +231,11 @@ fn database_findings(place: Place, series: &Series, report: &DatabaseReport) -> 
         }
         Some(_) => {}
     }
-    findings.extend(missing_copies(place, series));
-    // Where it can be seen what a partial dump did not reach, that was told just now, or a copy has reached it since.
-    let is_seen = place.reading.repositories.answering.len() > 1;
-    findings.extend(failed_attempt(report).filter(|attempt| attempt.id != "run-partial" || !is_seen));
+    let missing = missing_copies(place, series);
+    // Where it can be seen that every repository has the newest, a copy has made up for a dump that did not reach one.
+    let made_up = missing.is_empty() && place.reading.repositories.answering.len() > 1;
+    findings.extend(missing);
+    findings.extend(failed_attempt(report).filter(|attempt| attempt.id != PARTIAL || !made_up));
     findings.extend(content_findings(place, series));
     findings
 }
@@ -346,12 +347,15 @@ fn only_parts(series: &Series, report: &DatabaseReport) -> Option<Finding> {
     Some(Finding::warn("only-parts", report.database.as_str(), evidence).fix(fix))
 }
 
+/// A dump that did not reach every repository.
+const PARTIAL: &str = "run-partial";
+
 fn failed_attempt(report: &DatabaseReport) -> Option<Finding> {
     let attempt = report.last_attempt.as_ref().filter(|attempt| attempt.status != RunStatus::Succeeded)?;
     let why = attempt.reason.as_deref().unwrap_or("no reason is recorded");
     let finding = if attempt.status == RunStatus::Partial {
         let evidence = format!("its last dump, begun {}, did not reach every repository: {why}", attempt.started_at);
-        Finding::warn("run-partial", report.database.as_str(), evidence)
+        Finding::fail(PARTIAL, report.database.as_str(), evidence)
     } else {
         let evidence = format!("its last dump, begun {}, failed: {why}", attempt.started_at);
         Finding::fail("run-failed", report.database.as_str(), evidence)
