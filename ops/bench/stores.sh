@@ -37,7 +37,7 @@ for number in "$size_mb" "$rounds" "$backups"; do
     [[ $number =~ ^[1-9][0-9]*$ ]] || misused
 done
 
-require_programs "$PG15_BIN/postgres:postgresql-15" curl:curl setpriv:util-linux
+require_programs "$PG15_BIN/postgres:postgresql-15" setpriv:util-linux
 require_rust
 require_object_stores
 say "building pgkeep"
@@ -55,9 +55,11 @@ mkdir "$world/weed" "$world/weed/data" "$world/weed/log"
     -s3.allowDeleteBucketNotEmpty=false -s3.autoCreateBucket=false -bucket=bench >"$world/weed/out" 2>&1 &
 store=$!
 s3="s3://bench/backups?endpoint=http://127.0.0.1:$port"
-for ((i = 0; i < 150; i++)); do
-    # Anybody may ask for the head; whoever is answered "forbidden" has reached a bucket that is there.
-    case $(curl -s -o /dev/null -w '%{http_code}' -I "http://127.0.0.1:$port/bench") in 200 | 403) break ;; esac
+# Ready is a bucket in which there is no repository yet (exit code 8).
+for ((i = 0; i < 60; i++)); do
+    ready=0
+    pgkeep report list --repo "$s3" >/dev/null 2>&1 || ready=$?
+    if [ "$ready" = 8 ]; then break; fi
     sleep 0.2
 done
 
