@@ -229,6 +229,8 @@ impl World {
         self.failures.clear();
         let places = vec![self.near(), self.far()];
         assert!(self.dump(places.clone()).await, "the first dump after the storm: {:#?}", self.failures);
+        // What a copy left it keeps for the next one, which goes on from there and removes the rest.
+        self.copy().await;
         let items = self.verify(places, verify::Wanted::All).await;
         assert!(self.failures.is_empty(), "{:#?}", self.failures);
         for (place, bucket) in [(self.near(), &self.near), (self.far(), &self.far)] {
@@ -256,7 +258,9 @@ fn is_tidy(bucket: &Bucket, there: &BTreeSet<BackupId>, unknown_uploads: &BTreeS
         let name = StoredName::parse(&Key::new(key.strip_prefix("backups/").unwrap()).unwrap());
         match name.unwrap_or_else(|| panic!("{key} is no name of ours")) {
             StoredName::Dump { name, .. } => {
-                assert!(there.contains(&BackupId::from(&name.stem)), "{key} belongs to no backup");
+                let (stem, keys) = (name.stem.to_string(), bucket.keys());
+                let like: Vec<_> = keys.iter().filter(|key| key.contains(&stem)).collect();
+                assert!(there.contains(&BackupId::from(&name.stem)), "{key} belongs to no backup: {like:#?}");
             }
             StoredName::Intent { .. } => panic!("{key} is left over"),
             StoredName::Probe(_) => panic!("{key} is left over"),

@@ -54,6 +54,8 @@ mkdir "$world/weed" "$world/weed/data" "$world/weed/log"
     -master.telemetry=false -admin.ui=false -webdav=false -s3.port.iceberg=0 -s3.port.lance=0 \
     -s3.allowDeleteBucketNotEmpty=false -s3.autoCreateBucket=false -bucket=bench >"$world/weed/out" 2>&1 &
 store=$!
+# It puts its sockets there without asking.
+traces=$(for ((i = 0; i < 5; i++)); do printf '/tmp/seaweedfs-*-%d.sock /tmp/seaweedfs-*-%d.sock ' $((port + i)) $((port + i + 10000)); done)
 s3="s3://bench/backups?endpoint=http://127.0.0.1:$port"
 # Ready is a bucket in which there is no repository yet (exit code 8).
 for ((i = 0; i < 60; i++)); do

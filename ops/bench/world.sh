@@ -7,9 +7,14 @@ leave() {
     local status=$?
     trap - EXIT INT TERM HUP
     [ -z "${contender:-}" ] || kill "$contender" 2>/dev/null || true
-    [ -z "${store:-}" ] || kill "$store" 2>/dev/null || true
+    if [ -n "${store:-}" ]; then
+        kill "$store" 2>/dev/null || true
+        wait "$store" 2>/dev/null || true
+    fi
     cluster_stop "$([ -n "$keep" ] && echo INT || echo QUIT)"
     rm -rf "$world"
+    # shellcheck disable=SC2086 # patterns of names
+    rm -f ${traces:-}
     exit "$status"
 }
 trap leave EXIT
