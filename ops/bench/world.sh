@@ -8,7 +8,8 @@ leave() {
     trap - EXIT INT TERM HUP
     [ -z "${contender:-}" ] || kill "$contender" 2>/dev/null || true
     if [ -n "${store:-}" ]; then
-        kill "$store" 2>/dev/null || true
+        # Its data are thrown away, and one that is starting does not listen to less.
+        kill -KILL "$store" 2>/dev/null || true
         wait "$store" 2>/dev/null || true
     fi
     cluster_stop "$([ -n "$keep" ] && echo INT || echo QUIT)"
