@@ -14,7 +14,7 @@ use std::time::Instant;
 use common::equality::{Snapshot, assert_equal};
 use common::pgkeep::{Pgkeep, tree};
 use common::proxy::{Fault, Kind as Request, On, Proxy};
-use common::stored::{copy_tree, ids, shop_ids};
+use common::stored::{copy_tree, flip, ids, item, shop_ids};
 use common::{Outcome, Stored, Weed, Workspace, count};
 use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::digest::Fingerprint;
@@ -141,19 +141,6 @@ fn manifests(repository: &Path) -> Vec<String> {
 fn contents(repository: &Path) -> BTreeMap<String, Vec<u8>> {
     let names = tree(repository).into_iter().filter(|name| !name.ends_with('/'));
     names.map(|name| (name.clone(), fs::read(repository.join(name)).unwrap())).collect()
-}
-
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    fs::write(path, bytes).unwrap();
-}
-
-#[track_caller]
-fn item<'a>(document: &'a Value, id: &str) -> &'a Value {
-    let items = document["items"].as_array().unwrap();
-    items.iter().find(|item| item["id"] == id).unwrap_or_else(|| panic!("no item {id} in {document:#}"))
 }
 
 fn archive() -> Ending {

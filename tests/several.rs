@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::pgkeep::tree;
-use common::stored::{copy_tree, ids, shop_ids};
+use common::stored::{copy_tree, flip, ids, item, shop_ids};
 use common::{Outcome, Stored, Workspace};
 use pgkeep::digest::Fingerprint;
 use pgkeep::repo::{DumpManifest, DumpStem};
@@ -75,20 +75,6 @@ impl Two {
     fn proofs(&self, repository: &Path, id: &str) -> Vec<String> {
         tree(&repository.join("main/proofs").join(id))
     }
-}
-
-/// Damage that a listing does not show.
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    fs::write(path, bytes).unwrap();
-}
-
-#[track_caller]
-fn item<'a>(document: &'a Value, id: &str) -> &'a Value {
-    let items = document["items"].as_array().unwrap();
-    items.iter().find(|item| item["id"] == id).unwrap_or_else(|| panic!("no item {id} in {document:#}"))
 }
 
 /// The repositories of an item, by name, with the status of its copy there.

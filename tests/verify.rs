@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::sync::Arc;
 
-use common::stored::{ids, object, on_repository, shop_ids};
+use common::stored::{ids, item, object, on_repository, shop_ids};
 use common::{Outcome, Stored, Workspace};
 use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::command::{self, Context, Place, Status, verify as verify_command};
@@ -19,13 +19,6 @@ use serde_json::Value;
 
 fn verify(workspace: &Workspace, arguments: &[&str]) -> Outcome {
     on_repository(workspace, &[&["verify"], arguments].concat())
-}
-
-/// The item of this id.
-#[track_caller]
-fn item<'a>(document: &'a Value, id: &str) -> &'a Value {
-    let items = document["items"].as_array().unwrap();
-    items.iter().find(|item| item["id"] == id).unwrap_or_else(|| panic!("no item {id} in {document:#}"))
 }
 
 fn proofs(workspace: &Workspace, id: &str) -> Vec<String> {

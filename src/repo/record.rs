@@ -18,7 +18,7 @@ use super::lock::{Lock, LockState};
 use super::name::InstanceName;
 use super::repository::Repository;
 use super::state::{HostId, StateDirectory};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::storage::Prefix;
 
 /// `runs/<run>.json`, format 1.
@@ -89,10 +89,11 @@ impl RunOutcome {
         Self { status: RunStatus::Succeeded, stage: None, exit_code: 0, error: None, hint: None, items }
     }
 
-    /// `stage` is the step that failed ("connect", "pg_dump", "store").
+    /// `stage` is the step that failed ("connect", "pg_dump", "store"). An error of kind `Partial` says that the rest is
+    /// complete, and so does the status.
     pub fn failed(stage: impl Into<String>, error: &Error, items: Vec<RunItem>) -> Self {
         Self {
-            status: RunStatus::Failed,
+            status: if error.kind == Kind::Partial { RunStatus::Partial } else { RunStatus::Failed },
             stage: Some(stage.into()),
             exit_code: error.kind.exit_code(),
             error: Some(error.to_string()),

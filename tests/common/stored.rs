@@ -92,3 +92,18 @@ pub fn object(workspace: &Workspace, id: &str, ending: &str) -> PathBuf {
 pub fn on_repository(workspace: &Workspace, arguments: &[&str]) -> Outcome {
     workspace.pgkeep(arguments).arg("--repo").arg(workspace.repository()).run()
 }
+
+/// Damage that a listing does not show: one bit in the middle of a file.
+pub fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// The item of a document that is about the backup `id`.
+#[track_caller]
+pub fn item<'a>(document: &'a serde_json::Value, id: &str) -> &'a serde_json::Value {
+    let items = document["items"].as_array().unwrap();
+    items.iter().find(|item| item["id"] == id).unwrap_or_else(|| panic!("no item {id} in {document:#}"))
+}

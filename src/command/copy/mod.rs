@@ -238,8 +238,7 @@ fn record(items: &[Item]) -> RunOutcome {
         items.iter().filter(|item| item.action != Some(Action::Skipped)).map(run_item).collect();
     let Some(error) = super::overall(items) else { return RunOutcome::succeeded(of_items) };
     let stage = items.iter().find_map(|item| item.stage).unwrap_or("copy");
-    let failed = RunOutcome::failed(stage, &error, of_items);
-    if error.kind == Kind::Partial { RunOutcome { status: RunStatus::Partial, ..failed } } else { failed }
+    RunOutcome::failed(stage, &error, of_items)
 }
 
 fn run_item(item: &Item) -> RunItem {

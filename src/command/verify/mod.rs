@@ -18,7 +18,7 @@ use super::{Context, Copy, Outcome, Place, Reading, Status, repo_flags};
 use crate::error::{Error, Kind, Result};
 use crate::repo::{
     BackupId, Choice, Entry, HeldCopy, Holding, InstanceName, Level, Lock, Proof, Repository, Run, RunItem, RunName,
-    RunOutcome, RunStatus, Stamp, Union, Verb, Verdict, Which,
+    RunOutcome, Stamp, Union, Verb, Verdict, Which,
 };
 
 pub use backup::Finding;
@@ -347,6 +347,5 @@ impl Told {
 fn record(verified: &[Verified], level: Level) -> RunOutcome {
     let items: Vec<RunItem> = verified.iter().map(|verified| verified.run_item(level)).collect();
     let Some(error) = super::overall(verified) else { return RunOutcome::succeeded(items) };
-    let failed = RunOutcome::failed("verify", &error, items);
-    if error.kind == Kind::Partial { RunOutcome { status: RunStatus::Partial, ..failed } } else { failed }
+    RunOutcome::failed("verify", &error, items)
 }

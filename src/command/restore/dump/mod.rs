@@ -301,8 +301,7 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
     let items: Vec<RunItem> = outcome.items.iter().map(run_item).collect();
     let Some(error) = &outcome.error else { return RunOutcome::succeeded(items) };
     let stage = outcome.items.iter().find_map(|item| item.stage).unwrap_or("restore");
-    let failed = RunOutcome::failed(stage, error, items);
-    if error.kind == Kind::Partial { RunOutcome { status: RunStatus::Partial, ..failed } } else { failed }
+    RunOutcome::failed(stage, error, items)
 }
 
 fn run_item(item: &Item) -> RunItem {
