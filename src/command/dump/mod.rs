@@ -79,8 +79,8 @@ impl Compress {
     /// How archive and globals are stored.
     pub fn packing(self) -> Packing {
         match self {
-            Self::Zstd { .. } => Packing::Zstd,
-            Self::ByPgDump { .. } => Packing::Plain,
+            Self::Zstd { .. } => Packing::ZSTD,
+            Self::ByPgDump { .. } => Packing::PLAIN,
         }
     }
 
@@ -434,7 +434,7 @@ impl Dumper<'_> {
         let mut objects = stored.objects;
         let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
         small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
-        small.push((Ending::Details, details.to_stored().at(Stage::Commit)?));
+        small.push((Ending::DETAILS, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {
             let put = async |making: &Making<'_>| making.backup.put(ending, body.clone()).await;
             objects.extend(copies.each(Stage::Commit, put).await?.into_iter().next());
