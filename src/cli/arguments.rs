@@ -11,6 +11,10 @@ use pgkeep::error::Error;
 
 use super::completion::backup_ids;
 
+mod encryption;
+
+pub use encryption::{IdentityArgs, RecipientArgs};
+
 const AFTER_HELP: &str = "\
 Examples:
   pgkeep dump -d shop --repo /backups
@@ -145,6 +149,7 @@ Examples:
   pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
   pgkeep dump --all --config /etc/pgkeep/site.toml
   pgkeep dump -d shop --repo /backups --split 2G
+  pgkeep dump -d shop --repo /backups --recipients-file /etc/pgkeep/recipients
   pgkeep dump -d shop --repo /backups --dry-run
 
 The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
@@ -190,6 +195,9 @@ pub struct DumpArgs {
     pub dry_run: bool,
 
     #[command(flatten)]
+    pub encryption: RecipientArgs,
+
+    #[command(flatten)]
     pub connection: ConnectionArgs,
 }
 
@@ -217,6 +225,7 @@ Examples:
   pgkeep restore dump latest -d shop --into shop_copy \\
     --repo /backups --repo s3://offsite/pgkeep
   pgkeep restore dump latest -d shop --to-file shop.dump --repo /backups
+  pgkeep restore dump latest -d shop --into shop_copy --repo /backups --identity-file key.txt
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run")]
 pub struct RestoreDumpArgs {
     /// Id of the backup, a unique beginning of it, or latest
@@ -264,6 +273,9 @@ pub struct RestoreDumpArgs {
     pub dry_run: bool,
 
     #[command(flatten)]
+    pub identity: IdentityArgs,
+
+    #[command(flatten)]
     pub connection: ConnectionArgs,
 }
 
@@ -303,6 +315,9 @@ pub struct VerifyArgs {
     /// Also decode every byte and read the archive to its end (level L2)
     #[arg(long)]
     pub deep: bool,
+
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// Send backups that another repository lacks
@@ -337,6 +352,12 @@ pub struct CopyArgs {
     /// Print what would be copied and store nothing
     #[arg(long)]
     pub dry_run: bool,
+
+    #[command(flatten)]
+    pub encryption: RecipientArgs,
+
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// Say what is stored, and whether it can be trusted
@@ -355,6 +376,9 @@ Examples:
 pub struct ReportArgs {
     #[command(subcommand)]
     pub view: Option<ReportView>,
+
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -414,6 +438,9 @@ pub struct CheckArgs {
     /// Every database but postgres and the templates
     #[arg(long)]
     pub all: bool,
+
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 
     #[command(flatten)]
     pub connection: ConnectionArgs,

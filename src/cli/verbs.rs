@@ -7,18 +7,20 @@ mod report;
 mod restore;
 mod verify;
 
+use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
 
 use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
 use pgkeep::config::file::ConfiguredRepository;
 use pgkeep::config::load::{self, Configuration, Origin, Source};
-use pgkeep::error::{Error, Kind, Result};
+use pgkeep::config::secret::Secret;
+use pgkeep::error::{Doing as _, Error, Kind, Result};
 use pgkeep::pg::conninfo::ConnectionFlags;
 use pgkeep::pg::tools::Search;
-use pgkeep::repo::InstanceName;
+use pgkeep::repo::{Ask, InstanceName};
 
-use super::arguments::{Common, ConnectionArgs};
+use super::arguments::{Common, ConnectionArgs, IdentityArgs, RecipientArgs};
 use super::output::harmless;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::drop_in::DropIn;
@@ -71,6 +73,32 @@ fn repositories(request: &Request) -> Result<Vec<Place>> {
         return Err(Error::usage("no repository is named").hint(hint));
     }
     Ok(request.repositories.clone())
+}
+
+/// The same repositories, opened by what is typed if anything is.
+fn opened_by(mut places: Vec<Place>, typed: &IdentityArgs) -> Vec<Place> {
+    let somebody = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    for place in &mut places {
+        place.identity_files.clone_from(&typed.identity_file);
+        place.ask = somebody.then(|| Ask::new(passphrase));
+    }
+    places
+}
+
+/// The same repository, encrypted to whom is typed if anybody is.
+fn encrypted_to(mut place: Place, typed: &RecipientArgs) -> Place {
+    let RecipientArgs { recipient, recipients_file } = typed;
+    if !recipient.is_empty() || recipients_file.is_some() {
+        place.encryption.recipients.clone_from(recipient);
+        place.encryption.recipients_file.clone_from(recipients_file);
+    }
+    place
+}
+
+/// Asks at the terminal, and shows nothing of what is typed.
+fn passphrase(name: &str) -> Result<Secret> {
+    let typed = rpassword::prompt_password(format!("passphrase of {}: ", harmless(name)));
+    typed.map(Secret::new).doing(Kind::Usage, || "ask for the passphrase")
 }
 
 /// The repositories of a configuration, without those that make no sense, and the environment to reach them in.

@@ -1,13 +1,16 @@
 //! The repositories that a command is told of.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Context;
+use crate::config::encryption::EncryptionSettings;
 use crate::config::file::{self, ConfiguredRepository};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::process::shell_word;
-use crate::repo::{FlatLayout, FlatStorage, Repository, RepositoryId};
+use crate::repo::{Ask, FlatLayout, FlatStorage, Keyring, Repository, RepositoryId};
 use crate::storage::{self, Access, Address, Credentials, Fault, Missing, Storage};
+use crate::stream::Recipients;
 
 /// What must be proven before the manifest is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,18 +33,34 @@ pub struct Place {
     pub id: Option<RepositoryId>,
     /// What the configuration wants proven there.
     pub check: Option<Check>,
+    /// To whom is encrypted there, and what opens it.
+    pub encryption: EncryptionSettings,
+    /// Files of secret keys that were typed: then no others count.
+    pub identity_files: Vec<PathBuf>,
+    /// Who is asked for the passphrase of one; `None`: nobody is there.
+    pub ask: Option<Ask>,
 }
 
 impl Place {
     /// A repository that is named by its address alone.
     pub fn at(address: &str) -> Result<Self> {
         let address = Address::parse(address)?;
-        Ok(Self { name: address.to_string(), address, layout: None, id: None, check: None })
+        let (encryption, identity_files) = (EncryptionSettings::default(), Vec::new());
+        Ok(Self {
+            name: address.to_string(),
+            address,
+            layout: None,
+            id: None,
+            check: None,
+            encryption,
+            identity_files,
+            ask: None,
+        })
     }
 
     /// A repository of `pgkeep.toml`, or one of `--repo` that has no settings but its address.
     pub fn configured(repository: &ConfiguredRepository) -> Result<Self> {
-        let ConfiguredRepository { name, address, id, credentials, check } = repository;
+        let ConfiguredRepository { name, address, id, credentials, check, encryption } = repository;
         if name == address {
             return Self::at(address);
         }
@@ -62,7 +81,8 @@ impl Place {
             file::CheckLevel::Decode => Check::Decode,
             file::CheckLevel::ReadBack => Check::ReadBack,
         });
-        Ok(Self { name: name.clone(), address, layout: None, id, check })
+        let (encryption, identity_files) = (encryption.clone(), Vec::new());
+        Ok(Self { name: name.clone(), address, layout: None, id, check, encryption, identity_files, ask: None })
     }
 
     /// The store, in which every object has the key that it has everywhere.
@@ -90,7 +110,7 @@ impl Place {
             Err(error) if error.kind == Kind::NoSuchBackup => return Err(self.absent(context)),
             opened => opened?,
         };
-        self.expected(found)
+        self.expected(found, context)
     }
 
     /// The repository, for a command that stores something: the first one creates it, but not where the configuration
@@ -110,10 +130,30 @@ impl Place {
         if self.id.is_some() {
             self.open_in(Arc::clone(&storage), context).await?;
         }
-        self.expected(Repository::open_or_create(storage, &context.state).await?)
+        // Keys that cannot be read are an error before anything is made there.
+        self.recipients()?;
+        self.expected(Repository::open_or_create(storage, &context.state).await?, context)
     }
 
-    fn expected(&self, found: Repository) -> Result<Repository> {
+    /// To whom everything is encrypted that is stored there; `None`: it is stored in clear.
+    pub fn recipients(&self) -> Result<Option<Arc<Recipients>>> {
+        if !self.encryption.names_recipients() {
+            return Ok(None);
+        }
+        let text = self.encryption.recipients_text()?.unwrap_or_default();
+        let keys = self.encryption.recipients.iter().map(String::as_str).chain(Recipients::lines(&text));
+        let doing = || format!("read the recipients of {}", self.name);
+        Recipients::parse(keys).doing(Kind::Usage, doing).map(|recipients| Some(Arc::new(recipients)))
+    }
+
+    fn keyring(&self, context: &Context) -> Keyring {
+        let source = self.encryption.typed_identities(&self.identity_files, &context.environment);
+        Keyring::new(source, context.environment.clone(), self.ask.clone())
+    }
+
+    fn expected(&self, found: Repository, context: &Context) -> Result<Repository> {
+        let found = found.encrypted(self.recipients()?, Arc::new(self.keyring(context)));
+
         match &self.id {
             Some(id) if id != found.id() => {
                 let (address, found) = (found.address(), found.id());

@@ -66,6 +66,12 @@ impl Environment {
         self.account.as_deref()
     }
 
+    /// For programs that are not PostgreSQL's: without what concerns PostgreSQL and us, and without our own keys.
+    pub fn for_other_programs(&self) -> BTreeMap<OsString, OsString> {
+        let kept = |name: &OsStr| !name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("OSS_"));
+        self.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
     /// Names and values, for building the environment of a child from an allow-list.
     pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         self.variables.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::encryption::EncryptionSettings;
 use super::private_file::{self, Readers};
 use super::spelling::nearest;
 use crate::error::{Error, Result};
@@ -38,6 +39,7 @@ pub struct ConfiguredRepository {
     pub credentials: Credentials,
     /// How deep a dump is checked before it counts; by default as the store deserves.
     pub check: Option<CheckLevel>,
+    pub encryption: EncryptionSettings,
 }
 
 /// Where the keys of a store come from.
@@ -60,8 +62,19 @@ pub enum CheckLevel {
 
 const TABLES: [&str; 1] = ["repository"];
 const LATER_TABLES: [&str; 3] = ["instance", "job", "retention"];
-const KEYS: [&str; 5] = ["address", "id", "credentials_file", "credentials_command", "check"];
-const LATER_KEYS: [&str; 3] = ["required", "recipients", "passphrase_file"];
+const KEYS: [&str; 10] = [
+    "address",
+    "id",
+    "credentials_file",
+    "credentials_command",
+    "check",
+    "recipients",
+    "recipients_file",
+    "identity_file",
+    "identity_command",
+    "passphrase_file",
+];
+const LATER_KEYS: [&str; 1] = ["required"];
 
 impl ConfigFile {
     /// Reads `path`. [`crate::error::Kind::Refused`] if the group or others may write it, else every error is
@@ -155,6 +168,7 @@ impl Reader<'_> {
             id: None,
             credentials: Credentials::Chain,
             check: None,
+            encryption: EncryptionSettings::default(),
         };
         for (key, value) in table.iter() {
             self.expect_known(key, &KEYS, &LATER_KEYS, &format!("a key of [repository.{name}]"))?;
@@ -162,8 +176,11 @@ impl Reader<'_> {
                 "address" => repository.address = self.address(value)?,
                 "id" => repository.id = Some(self.text("id", value)?),
                 "credentials_file" => repository.credentials = Credentials::File(self.path("credentials_file", value)?),
-                "credentials_command" => repository.credentials = Credentials::Command(self.words(value)?),
-                _ => repository.check = Some(self.check(value)?),
+                "credentials_command" => {
+                    repository.credentials = Credentials::Command(self.words("credentials_command", value)?);
+                }
+                "check" => repository.check = Some(self.check(value)?),
+                key => self.encryption(key, value, &mut repository.encryption)?,
             }
         }
         if repository.address.is_empty() {
@@ -175,6 +192,29 @@ impl Reader<'_> {
             return Err(Error::usage(format!("[repository.{name}] on {place} {what}")).hint("leave one of them out"));
         }
         Ok(repository)
+    }
+
+    /// One of the keys that say to whom is encrypted and what opens it.
+    fn encryption(&self, key: &str, value: &Node<'_>, settings: &mut EncryptionSettings) -> Result<()> {
+        match key {
+            "recipients" => settings.recipients = self.recipients(value)?,
+            "recipients_file" => settings.recipients_file = Some(self.path(key, value)?),
+            "identity_file" => settings.identity_files = vec![self.path(key, value)?],
+            "identity_command" => settings.identity_command = Some(self.words(key, value)?),
+            _ => settings.passphrase_file = Some(self.path(key, value)?),
+        }
+        Ok(())
+    }
+
+    fn recipients(&self, value: &Node<'_>) -> Result<Vec<String>> {
+        let wrong = || {
+            let what = "is not a list of public keys";
+            self.wrong("recipients", value, what).hint("write recipients = [\"age1…\", \"ssh-ed25519 AAAA…\"]")
+        };
+        let array = value.get_ref().as_array().ok_or_else(wrong)?;
+        let keys: Option<Vec<String>> = array.iter().map(|key| key.get_ref().as_str().map(str::to_owned)).collect();
+        // An empty list would store in clear what was meant to be encrypted.
+        keys.filter(|keys| !keys.is_empty()).ok_or_else(wrong)
     }
 
     fn text(&self, key: &str, value: &Node<'_>) -> Result<String> {
@@ -199,11 +239,9 @@ impl Reader<'_> {
         if path.is_absolute() { Ok(path) } else { Err(self.wrong(key, value, "is not an absolute path")) }
     }
 
-    fn words(&self, value: &Node<'_>) -> Result<Vec<String>> {
-        let key = "credentials_command";
+    fn words(&self, key: &str, value: &Node<'_>) -> Result<Vec<String>> {
         let wrong = || {
-            let example =
-                "write credentials_command = [\"/usr/local/bin/keys\", \"--of\", \"backups\"]: no shell reads it";
+            let example = format!("write {key} = [\"/usr/local/bin/keys\", \"--of\", \"backups\"]: no shell reads it");
             self.wrong(key, value, "is not a list of words").hint(example)
         };
         let array = value.get_ref().as_array().ok_or_else(wrong)?;
@@ -271,7 +309,7 @@ mod tests {
             (
                 "[repository.a]\nrecipient = 1",
                 "\"recipient\" on line 2 of F is not a key of [repository.a]",
-                "did you mean recipients? It is not supported by this version",
+                "did you mean recipients?",
             ),
             (
                 "\n[instance.main]\nconninfo = \"\"",
@@ -281,7 +319,8 @@ mod tests {
             (
                 "[repository.a]\nrequired = true",
                 "required on line 2 of F is not supported by this version",
-                "leave it out; known are address, id, credentials_file, credentials_command, check",
+                "leave it out; known are address, id, credentials_file, credentials_command, check, recipients, recipients_file, \
+                 identity_file, identity_command, passphrase_file",
             ),
             (
                 "repository = 1",

@@ -125,6 +125,7 @@ pub fn repository(typed: &str, named: &[ConfiguredRepository]) -> Result<Configu
             id: None,
             credentials: Credentials::Chain,
             check: None,
+            encryption: Default::default(),
         });
     }
     if let Some(repository) = named.iter().find(|repository| repository.name == typed) {

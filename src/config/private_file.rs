@@ -27,6 +27,12 @@ const LIMIT_BYTES: u64 = 1 << 20;
 /// [`Kind::Refused`] if the group or others may write it, or if more may read it than `readers`. What is asked is the
 /// file that was opened, so that no other one can take its place in between.
 pub fn read(path: &Path, readers: Readers) -> Result<String> {
+    let bytes = read_bytes(path, readers)?;
+    String::from_utf8(bytes).map_err(|_| Error::usage(format!("read {}", path.display())).because("it is not UTF-8"))
+}
+
+/// As [`read`], of what need not be text.
+pub fn read_bytes(path: &Path, readers: Readers) -> Result<Vec<u8>> {
     let doing = || format!("read {}", path.display());
     // Without NONBLOCK, opening a pipe that nobody writes to waits for ever.
     let no_wait = rustix::fs::OFlags::NONBLOCK.bits() as i32;
@@ -41,7 +47,7 @@ pub fn read(path: &Path, readers: Readers) -> Result<String> {
     if bytes.len() as u64 > LIMIT_BYTES {
         return Err(Error::usage(doing()).because("it is larger than 1 MB"));
     }
-    String::from_utf8(bytes).map_err(|_| Error::usage(doing()).because("it is not UTF-8"))
+    Ok(bytes)
 }
 
 fn judge(path: &Path, mode: u32, readers: Readers) -> Result<()> {

@@ -14,14 +14,16 @@ use super::document;
 use super::intent::{Claim, Intent};
 use super::layout::{BackupId, DumpStem, Ending};
 use super::lock::Lock;
-use super::manifest::{DumpManifest, StoredObject};
+use super::manifest::{DumpManifest, Encryption, StoredObject};
 use super::name::{InstanceName, Stamp};
+use super::new_object::{Contents, NewObject};
 use super::objects;
 use super::repository::Repository;
 use crate::clock::Clock;
 use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::storage::{Fault, Key, ObjectWriter};
+use crate::stream::seal;
 
 /// How many seconds in a row may be taken before something is wrong.
 const CLAIMS: usize = 10;
@@ -34,6 +36,7 @@ pub struct BackupWriter {
     repository: Repository,
     intent: Arc<Intent>,
     stem: DumpStem,
+    contents: Contents,
 }
 
 impl BackupWriter {
@@ -112,7 +115,7 @@ impl BackupWriter {
 
     /// The writer of a backup whose name somebody else has claimed by `intent`.
     pub(super) fn of(repository: &Repository, intent: Arc<Intent>, stem: DumpStem) -> Self {
-        Self { repository: repository.clone(), intent, stem }
+        Self { repository: repository.clone(), intent, stem, contents: Contents::default() }
     }
 
     pub fn id(&self) -> &BackupId {
@@ -132,15 +135,45 @@ impl BackupWriter {
         self.stem.object(ending).key(self.instance())
     }
 
-    /// Begins a large object of about `expected_bytes`, as far as that is known. The manifest is not stored through this.
+    /// What it was told to store is stored under the name of an encrypted object where the repository is encrypted.
+    fn stored_as(&self, ending: Ending) -> Ending {
+        if self.repository.recipients().is_some() { ending.encrypted() } else { ending }
+    }
+
+    /// To whom the backup is encrypted, as its manifest has it.
+    pub fn encryption(&self) -> Option<Encryption> {
+        self.repository.recipients().map(|recipients| Encryption::to(recipients))
+    }
+
+    /// What was stored so far, in the order in which it was whole.
+    pub fn stored(&self) -> Vec<StoredObject> {
+        self.contents.all()
+    }
+
+    /// Begins a large object of about `expected_bytes`, as far as that is known; `ending` is what it would be in clear.
+    /// The manifest is not stored through this.
+    pub async fn object(&self, ending: Ending, expected_bytes: Option<u64>) -> Result<NewObject> {
+        let ending = self.stored_as(ending);
+        let writer = self.writer(ending, expected_bytes).await?;
+        let recipients = self.repository.recipients().map(|recipients| &**recipients);
+        NewObject::new(&self.stem, ending, writer, recipients, &self.contents)
+    }
+
+    /// As [`Self::object`], of bytes that are stored as they come, whatever `ending` says of them.
     pub async fn writer(&self, ending: Ending, expected_bytes: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
         Ok(self.repository.storage().writer(&self.key(self.data(ending)?), expected_bytes).await?)
     }
 
-    /// Stores a small object. The manifest is not stored through this.
+    /// Stores a small object; `ending` is what it would be in clear. The manifest is not stored through this.
     pub async fn put(&self, ending: Ending, body: Bytes) -> Result<StoredObject> {
-        let stored = StoredObject::new(&self.stem, self.data(ending)?, Fingerprint::of(&body));
+        let ending = self.stored_as(self.data(ending)?);
+        let body = match self.repository.recipients().filter(|_| ending.packing().encrypted) {
+            Some(recipients) => seal(&body, recipients)?,
+            None => body,
+        };
+        let stored = StoredObject::new(&self.stem, ending, Fingerprint::of(&body));
         self.repository.storage().create(&self.key(ending), body).await?;
+        self.contents.add(stored.clone());
         Ok(stored)
     }
 
@@ -149,6 +182,11 @@ impl BackupWriter {
             return Err(Error::new(Kind::Unexpected, format!("store the manifest of {} before its commit", self.id())));
         }
         Ok(ending)
+    }
+
+    /// Removes what an earlier run has stored under the name, which is ours.
+    pub async fn clear(&self) -> Result<()> {
+        objects::remove_data(&self.repository, self.instance(), &self.stem).await
     }
 
     /// The intent, to be refreshed out of turn.

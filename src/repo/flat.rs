@@ -50,7 +50,7 @@ impl FlatLayout {
     /// Where an object of ours lies; `None` for what has no place in this layout.
     pub fn place(self, key: &Key) -> Option<Key> {
         let name = match StoredName::parse(key)? {
-            StoredName::Marker | StoredName::Probe(_) => key.to_string(),
+            StoredName::Marker | StoredName::Encryption | StoredName::Probe(_) => key.to_string(),
             other if other.instance()?.as_str() != INSTANCE => return None,
             StoredName::Dump { name, .. } => match self {
                 Self::Directory => format!("{DATA}/{name}"),
@@ -284,7 +284,7 @@ mod tests {
                         prop_assert_eq!(layout.place(&key), Some(place.clone()));
                         prop_assert!(StoredName::parse(&key).is_some());
                         prop_assert!(layout.places(&Prefix::root()).iter().any(|looked| looked.contains(&place))
-                            || key == StoredName::Marker.key() || text.starts_with("pgkeep-probe-"));
+                            || [StoredName::Marker, StoredName::Encryption].iter().any(|name| key == name.key()) || text.starts_with("pgkeep-probe-"));
                     }
                 }
             }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pgkeep.json
+//! pgkeep-encryption.json                   where backups are encrypted: to whom
 //! pgkeep-probe-<8 hex>                     for moments, while `check` finds out what may be done here
 //! <instance>/lineages/<system-id>.json
 //! <instance>/intents/<id>.json
@@ -289,6 +290,26 @@ impl Ending {
         }
     }
 
+    /// The name of the same object where data are encrypted.
+    pub fn encrypted(self) -> Self {
+        self.repacked(Packing::encrypted)
+    }
+
+    /// The name of the same object where data are in clear.
+    pub fn clear(self) -> Self {
+        self.repacked(|packing| Packing { encrypted: false, ..packing })
+    }
+
+    fn repacked(self, change: impl Fn(Packing) -> Packing) -> Self {
+        match self {
+            Self::Archive { packing, part } => Self::Archive { packing: change(packing), part },
+            Self::Checksum { packing } => Self::Checksum { packing: change(packing) },
+            Self::Globals { packing } => Self::Globals { packing: change(packing) },
+            Self::Details { packing } => Self::Details { packing: change(packing) },
+            Self::Manifest => Self::Manifest,
+        }
+    }
+
     /// Whether the script that pgkeep takes the place of (see [`super::FlatLayout`]) stores under this name, too.
     pub fn is_of_script(self) -> bool {
         let plain = Packing::PLAIN;
@@ -571,6 +592,8 @@ text_name!(ProbeName);
 pub enum StoredName {
     /// `pgkeep.json`: what makes a place a repository.
     Marker,
+    /// `pgkeep-encryption.json`: to whom the newest backup was encrypted.
+    Encryption,
     /// What a check stores, reads and removes again.
     Probe(ProbeName),
     Lineage {
@@ -597,6 +620,7 @@ pub enum StoredName {
 }
 
 const MARKER: &str = "pgkeep.json";
+const ENCRYPTION: &str = "pgkeep-encryption.json";
 const PROBE: &str = "pgkeep-probe-";
 const JSON: &str = ".json";
 
@@ -604,6 +628,7 @@ impl StoredName {
     pub fn key(&self) -> Key {
         let name = match self {
             Self::Marker => MARKER.to_owned(),
+            Self::Encryption => ENCRYPTION.to_owned(),
             Self::Probe(probe) => format!("{PROBE}{probe}"),
             Self::Lineage { instance, system_identifier } => {
                 Folder::Lineages.path(instance) + &format!("/{system_identifier}{JSON}")
@@ -621,6 +646,9 @@ impl StoredName {
     pub fn parse(key: &Key) -> Option<Self> {
         if key.as_str() == MARKER {
             return Some(Self::Marker);
+        }
+        if key.as_str() == ENCRYPTION {
+            return Some(Self::Encryption);
         }
         if let Some(probe) = key.as_str().strip_prefix(PROBE) {
             return probe.parse().ok().map(Self::Probe);
@@ -647,7 +675,7 @@ impl StoredName {
     /// The instance it belongs to; the marker and probes belong to none.
     pub fn instance(&self) -> Option<&InstanceName> {
         match self {
-            Self::Marker | Self::Probe(_) => None,
+            Self::Marker | Self::Encryption | Self::Probe(_) => None,
             Self::Lineage { instance, .. }
             | Self::Intent { instance, .. }
             | Self::Dump { instance, .. }
@@ -752,6 +780,7 @@ pub(super) mod tests {
         let run = (stamp(), proptest::sample::select(&Verb::ALL)).prop_map(|(at, verb)| RunName::new(at, verb));
         prop_oneof![
             Just(StoredName::Marker),
+            Just(StoredName::Encryption),
             Just(()).prop_map(|()| StoredName::Probe(ProbeName::random())),
             (instance(), any::<u64>())
                 .prop_map(|(instance, id)| StoredName::Lineage { instance, system_identifier: SystemIdentifier(id) }),

@@ -11,16 +11,19 @@ mod backup;
 mod catalogue;
 mod details;
 mod document;
+mod encryption;
 mod filter;
 mod flat;
 mod intent;
 mod keep;
+mod keyring;
 mod layout;
 mod leftovers;
 mod lineage;
 mod lock;
 mod manifest;
 mod name;
+mod new_object;
 mod objects;
 mod packed;
 mod platform_report;
@@ -35,6 +38,7 @@ mod series;
 mod state;
 mod sweep;
 mod union;
+mod words;
 
 pub use crate::storage::CreateOnly;
 pub use adoption::Adoption;
@@ -49,6 +53,7 @@ pub use intent::{
     intents, judged_intents, liveness,
 };
 pub use keep::Keep;
+pub use keyring::{Ask, Keyring};
 pub use layout::{
     BackupId, Coding, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
     ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
@@ -61,6 +66,7 @@ pub use manifest::{
     Encryption, EncryptionMethod, Globals, GlobalsIncluded, ServerVersion, Source, StoredObject, checksum_lines,
 };
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
+pub use new_object::NewObject;
 pub use objects::remove_backup;
 pub use packed::{pack, unpack};
 pub use platform_report::{LocalCopy, PlatformReport, PlatformStatus, RemoteCopy};

@@ -21,7 +21,7 @@ pub fn pack(plain: Bytes, packing: Packing, what: &str) -> Result<Bytes> {
 /// error.
 pub fn unpack(stored: &[u8], packing: Packing, limit_bytes: u64, name: &str) -> Result<Vec<u8>> {
     if packing.encrypted {
-        return Err(Error::refused(format!("{name} is encrypted, and no key was given")));
+        return Err(Error::new(Kind::Unexpected, format!("decode {name} before it is decrypted")));
     }
     let mut plain = Vec::new();
     match packing.coding {

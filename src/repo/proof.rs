@@ -29,6 +29,9 @@ pub struct Proof {
     pub reason: Option<String>,
     /// What was seen, one sentence each.
     pub findings: Vec<String>,
+    /// Reason and findings, where the repository is encrypted: armored age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<String>,
     pub pgkeep_version: String,
 }
 
@@ -37,7 +40,7 @@ impl Proof {
 
     /// Stores the proof under a name of its own, which it returns.
     pub async fn store(&self, repository: &Repository) -> Result<ProofName> {
-        let body = document::to_json(self)?;
+        let body = document::to_json(&self.sealed(repository).await?)?;
         let mut name = ProofName { at: Stamp::of(self.at), level: self.level, verdict: self.verdict };
         loop {
             let key = self.key(name);
@@ -63,7 +66,8 @@ impl Proof {
         proof: ProofName,
     ) -> Result<Self> {
         let key = StoredName::Proof { instance: instance.clone(), id: id.clone(), proof }.key();
-        document::read(repository.storage(), &key).await
+        let proof: Self = document::read(repository.storage(), &key).await?;
+        Ok(proof.opened(repository).await)
     }
 }
 

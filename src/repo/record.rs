@@ -44,6 +44,9 @@ pub struct RunRecord {
     pub error: Option<String>,
     pub hint: Option<String>,
     pub items: Vec<RunItem>,
+    /// The words of errors and hints, where the repository is encrypted: armored age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<String>,
     pub pgkeep_version: String,
 }
 
@@ -153,8 +156,11 @@ impl Run {
             error: None,
             hint: None,
             items: Vec::new(),
+            encrypted: None,
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        // Asked while the store answers: what is said of it at the end depends on that. Asked again where it did not.
+        let _ = repository.readers().await;
         let body = document::to_json(&record)?;
         let began = Instant::now();
         let place = match repository.storage().create(&key(&record), body.clone()).await {
@@ -191,6 +197,7 @@ impl Run {
             duration_seconds: Some(self.began.elapsed().as_secs_f64()),
             ..self.record
         };
+        self.record = self.record.sealed(&self.repository).await;
         let body = document::to_json(&self.record)?;
         if let RecordPlace::Repository = self.place {
             let Err(error) = self.repository.storage().replace(&key(&self.record), body.clone()).await else {
@@ -232,7 +239,7 @@ pub async fn runs(
         }
         // A record kept here is the end of one that the repository may still have as RUNNING.
         seen.retain(|other| other.run != run);
-        let record = read_record(&body, &kept_instance, &run);
+        let record = opened(read_record(&body, &kept_instance, &run), repository).await;
         seen.push(SeenRun { instance: kept_instance, run, repositories: name(), record });
     }
     for run in &mut seen {
@@ -249,11 +256,16 @@ async fn stored_runs(repository: &Repository, instance: Option<&InstanceName>) -
         StoredName::Run { instance, run } => Some(async move {
             let body = repository.storage().get(&meta.key, document::LIMIT_BYTES).await;
             let record = body.map_err(Error::from).and_then(|body| read_record(&body, &instance, &run));
+            let record = opened(record, repository).await;
             SeenRun { instance, run, repositories: vec![repository.name().to_owned()], record }
         }),
         _ => None,
     });
     Ok(stream::iter(reads).buffered(DOCUMENTS_AT_ONCE).collect().await)
+}
+
+async fn opened(record: Result<RunRecord>, repository: &Repository) -> Result<RunRecord> {
+    Ok(record?.opened(repository).await)
 }
 
 fn read_record(body: &[u8], instance: &InstanceName, run: &RunName) -> Result<RunRecord> {
@@ -283,7 +295,7 @@ async fn judge_running(repository: &Repository, state: &StateDirectory, run: &mu
         if let Some(fresh) = document::read_if_there::<RunRecord>(repository.storage(), &key).await?
             && fresh.status != RunStatus::Running
         {
-            *record = fresh;
+            *record = fresh.opened(repository).await;
         }
     }
     Ok(())

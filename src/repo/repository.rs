@@ -9,10 +9,13 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::document::{self, FORMAT};
+use super::encryption::Note;
+use super::keyring::Keyring;
 use super::layout::{Ending, StoredName};
 use super::state::{RepositoryId, StateDirectory};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::storage::{CreateOnly, Fault, ObjectMeta, Prefix, Storage};
+use crate::stream::Recipients;
 
 /// `pgkeep.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,10 @@ pub struct Repository {
     name: String,
     /// Dumps of a script that came before us lie in it, under the names that ours have.
     beside_script: bool,
+    /// To whom everything that is stored is encrypted. `None`: it is stored in clear.
+    recipients: Option<Arc<Recipients>>,
+    keyring: Arc<Keyring>,
+    note: Arc<Note>,
 }
 
 impl Repository {
@@ -95,6 +102,9 @@ impl Repository {
                 marker,
                 name: address.to_owned(),
                 beside_script: false,
+                recipients: None,
+                keyring: Arc::new(Keyring::empty()),
+                note: Arc::new(Note::default()),
             })),
         }
     }
@@ -110,6 +120,9 @@ impl Repository {
             marker,
             name: name.to_owned(),
             beside_script: false,
+            recipients: None,
+            keyring: Arc::new(Keyring::empty()),
+            note: Arc::new(Note::default()),
         }
     }
 
@@ -129,6 +142,24 @@ impl Repository {
     /// The same repository, in a place that a script has stored its dumps in: without a manifest they are not lost data.
     pub fn beside_script(self) -> Self {
         Self { beside_script: true, ..self }
+    }
+
+    /// The same repository, in which everything is encrypted to `recipients`, and which `keyring` opens.
+    pub fn encrypted(self, recipients: Option<Arc<Recipients>>, keyring: Arc<Keyring>) -> Self {
+        Self { recipients, keyring, ..self }
+    }
+
+    /// To whom what is stored here from now on is encrypted.
+    pub fn recipients(&self) -> Option<&Arc<Recipients>> {
+        self.recipients.as_ref()
+    }
+
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    pub(super) fn note(&self) -> &Note {
+        &self.note
     }
 
     pub(super) fn is_beside_script(&self) -> bool {

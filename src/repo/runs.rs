@@ -139,6 +139,7 @@ mod tests {
             error: (status == RunStatus::Failed).then(|| "no space".to_owned()),
             hint: None,
             items,
+            encrypted: None,
             pgkeep_version: String::new(),
         };
         let repositories = vec![repository.to_owned()];

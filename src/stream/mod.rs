@@ -9,21 +9,30 @@
 //! input -> reader -> Compressor::next                              (a stream that is stored as it comes)
 //! Decompressor::push -> splitter -> workers -> writer -> output    (fingerprints before and after)
 //!                    -> writer -> output                           (a stream that is not compressed)
+//! Cipher::push -> cipher -> Cipher::push, rest                     (encryption after, decryption before; a fingerprint)
 //! ```
 //!
 //! A stream that broke never looks like one that ended: the end is only ever reported together with the totals.
 
+mod age_file;
 mod codec;
 mod compress;
 mod decompress;
+mod encrypt;
 mod frame;
+mod identities;
+mod recipients;
 mod split;
 mod threads;
 
 use std::num::NonZeroUsize;
 
+pub use age_file::check as check_age_file;
 pub use compress::{Compressed, Compressor, compress, relay};
 pub use decompress::{Decompressed, Decompressor, decompress, pass};
+pub use encrypt::{Cipher, decrypt, encrypt, seal, seal_text, unseal};
+pub use identities::Identities;
+pub use recipients::Recipients;
 
 use crate::error::Result;
 

@@ -244,6 +244,7 @@ fn proof(database: &str) -> Proof {
         host: "db1".to_owned(),
         reason: None,
         findings: Vec::new(),
+        encrypted: None,
         pgkeep_version: "0.1.0".to_owned(),
     }
 }

@@ -59,7 +59,10 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
     let globals = drop_in.map_or(WantedGlobals::Include, DropIn::globals);
     Ok(Options {
         instance: super::instance(request)?,
-        repositories: super::repositories(request)?,
+        repositories: super::repositories(request)?
+            .into_iter()
+            .map(|place| super::encrypted_to(place, &args.encryption))
+            .collect(),
         connection: super::source_flags(request, &args.connection),
         connect_retry: args.connection.connect_retry,
         databases: super::databases(request, args.all, args.dbname.clone()),
@@ -80,6 +83,12 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
 
 /// The env file has one form of dump: what others read them with opens no other.
 fn refuse_contradictions(args: &DumpArgs) -> Result<()> {
+    if !args.encryption.recipient.is_empty() || args.encryption.recipients_file.is_some() {
+        return Err(Error::usage(
+            "the dumps of BACKUP_ENV_FILE are not encrypted: what others read them with opens no such",
+        )
+        .hint("leave --recipient and --recipients-file out, or name a repository with --repo"));
+    }
     let hint = match (args.compress, args.split) {
         (Some(_), _) => "leave --compress out: pg_dump compresses with -Z 9, and PG_DUMP_EXTRA_OPTS=\"-Z 6\" lowers it",
         (None, Some(_)) => "leave --split out: the dump is one file, as the script made it",

@@ -63,7 +63,11 @@ fn options(request: &Request, args: &ReportArgs) -> Result<Options> {
         }
         Some(ReportView::Runs { .. }) | None => None,
     };
-    Ok(Options { repositories: super::repositories(request)?, instance: super::named_instance(request)?, database })
+    Ok(Options {
+        repositories: super::opened_by(super::repositories(request)?, &args.identity),
+        instance: super::named_instance(request)?,
+        database,
+    })
 }
 
 /// Where copies lie is worth a word only where they can lie in several places.

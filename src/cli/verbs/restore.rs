@@ -27,7 +27,7 @@ pub async fn restore(screen: &mut Screen, context: &Context, request: &Request, 
 
 fn source(request: &Request, args: &RestoreDumpArgs) -> Result<Source> {
     Ok(Source {
-        repositories: super::repositories(request)?,
+        repositories: super::opened_by(super::repositories(request)?, &args.identity),
         instance: super::named_instance(request)?,
         which: Which::from(args.id.as_str()),
         database: args.dbname.clone(),

@@ -25,7 +25,7 @@ pub async fn verify(screen: &mut Screen, context: &Context, request: &Request, a
 
 fn options(request: &Request, args: &VerifyArgs) -> Result<Options> {
     Ok(Options {
-        repositories: super::repositories(request)?,
+        repositories: super::opened_by(super::repositories(request)?, &args.identity),
         instance: super::named_instance(request)?,
         database: args.dbname.clone(),
         wanted: match &args.id {

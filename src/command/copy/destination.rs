@@ -24,6 +24,9 @@ impl Destination {
     pub async fn open(context: &Context, to: &Place, instance: &InstanceName, planned: &[PlannedItem]) -> Result<Self> {
         let repository = context.interrupt.guard(to.open_or_create(context)).await?;
         let now = context.clock.now();
+        if repository.recipients().is_some() {
+            context.interrupt.guard(repository.begin_encryption(now)).await?;
+        }
         let lock = context.state.lock(repository.id(), instance, Verb::Copy, now)?;
         let name = RunName::new(Stamp::of(now), Verb::Copy);
         let run = Run::begin(&repository, &context.state, &lock, &context.host, name, now).await?;

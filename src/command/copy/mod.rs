@@ -4,11 +4,12 @@
 //! the manifest as it passes, and stored → what was stored is read again and hashed → the manifest, byte by byte as the
 //! source has it. Until the last step the destination does not have the backup. A source whose object is damaged or
 //! cannot be read is left for the next one that has the backup. What a copy that died has stored and is whole is not sent
-//! again; nothing is ever overwritten. Several backups are copied one after the other; one that fails does not stop the
+//! again; nothing is ever overwritten. A destination with other recipients gets what was decrypted and encrypted to them. Several backups are copied one after the other; one that fails does not stop the
 //! rest.
 
 mod destination;
 mod plan;
+mod recode;
 mod transfer;
 
 use std::time::Instant;

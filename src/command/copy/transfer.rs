@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::destination::Destination;
 use super::plan::{PlannedItem, compare};
+use super::recode::Way;
 use super::{Context, Stage};
 use crate::command::stage::{At as _, Failed};
 use crate::digest::{Fingerprint, Fingerprinter};
@@ -13,7 +14,8 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::{Task, Unit};
 use crate::repo::archive::{expect, fingerprint};
 use crate::repo::{
-    Adoption, BackupWriter, Catalogue, DumpManifest, Ending, Lineage, NewLineage, Repository, StoredObject,
+    Adoption, BackupWriter, Catalogue, DumpDetails, DumpManifest, Ending, Lineage, NewLineage, ObjectRole, Repository,
+    StoredObject,
 };
 use crate::storage::{Fault, Key, ObjectReader, ObjectWriter, StorageError};
 
@@ -35,7 +37,7 @@ impl Sent {
 }
 
 /// Why a copy was not finished, and what becomes of what was stored of it.
-struct Lost {
+pub struct Lost {
     stage: Stage,
     error: Error,
     left: Left,
@@ -50,7 +52,7 @@ enum Left {
 }
 
 impl Lost {
-    fn at(stage: Stage, error: Error) -> Self {
+    pub fn at(stage: Stage, error: Error) -> Self {
         let left = match error.kind {
             Kind::Storage | Kind::Interrupted | Kind::Terminated => Left::ForTheNext,
             _ => Left::Removed,
@@ -66,7 +68,7 @@ impl Lost {
 }
 
 /// On which side a stream broke.
-enum Broken {
+pub enum Broken {
     Source(Error),
     Destination(Lost),
 }
@@ -76,8 +78,8 @@ pub struct Transfer<'a> {
     destination: &'a Destination,
     planned: &'a PlannedItem,
     /// The one that is read from first; one that failed comes last from then on.
-    sources: Vec<&'a Repository>,
-    sent: Sent,
+    pub sources: Vec<&'a Repository>,
+    pub sent: Sent,
 }
 
 impl<'a> Transfer<'a> {
@@ -89,6 +91,10 @@ impl<'a> Transfer<'a> {
     pub async fn run(mut self, warnings: &mut Vec<String>) -> Result<Sent, Failed<Stage>> {
         let interrupt = &self.context.interrupt;
         let (body, manifest) = interrupt.guard(self.manifest()).await.at(Stage::Compare)?;
+        let way = interrupt.guard(Way::of(&manifest, self.destination)).await.at(Stage::Compare)?;
+        if way == Way::Recoded {
+            interrupt.guard(self.can_be_opened(&manifest)).await.at(Stage::Compare)?;
+        }
         let lineage = interrupt.guard(self.lineage(&manifest)).await.at(Stage::Lineage)?;
         let claim = BackupWriter::adopt(
             &self.destination.repository,
@@ -103,15 +109,23 @@ impl<'a> Transfer<'a> {
             Adoption::Resumed(writer) => (writer, true),
             Adoption::Backup => return self.there_by_now(&manifest).await.at(Stage::Claim),
         };
-        let stored = async { Ok(self.store(&writer, &manifest, lineage, resumed, warnings).await) };
+        let stored = async {
+            Ok(match way {
+                Way::AsItIs => self.store(&writer, &manifest, lineage, resumed, warnings).await.map(|()| None),
+                Way::Recoded => self.store_recoded(&writer, &manifest, lineage, warnings).await.map(Some),
+            })
+        };
         let stored = interrupt.guard(stored).await.unwrap_or_else(|error| Err(Lost::at(Stage::Send, error)));
-        if let Err(Lost { stage, error, left }) = stored {
-            if left == Left::Removed {
-                abandon(&writer).await;
+        match stored {
+            Ok(None) => writer.commit_copy(body).await.at(Stage::Commit)?,
+            Ok(Some(recoded)) => writer.commit(&recoded).await.at(Stage::Commit)?,
+            Err(Lost { stage, error, left }) => {
+                if left == Left::Removed {
+                    abandon(&writer).await;
+                }
+                return Err(Failed { stage, error });
             }
-            return Err(Failed { stage, error });
         }
-        writer.commit_copy(body).await.at(Stage::Commit)?;
         tracing::info!("{} is a backup in {}", manifest.id, self.destination.repository.name());
         Ok(self.sent)
     }
@@ -180,7 +194,9 @@ impl<'a> Transfer<'a> {
         resumed: bool,
         warnings: &mut Vec<String>,
     ) -> Result<(), Lost> {
-        let task = self.context.monitor.task(manifest.id.as_str(), Unit::Bytes, Some(manifest.stored_bytes().max(1)));
+        let now = self.context.clock.now();
+        Way::prepare(manifest, self.destination, now).await.map_err(|error| Lost::at(Stage::Claim, error))?;
+        let task = self.task(manifest);
         let mut sent = Vec::new();
         for object in &manifest.objects {
             task.note(&object.name.to_string());
@@ -193,6 +209,48 @@ impl<'a> Transfer<'a> {
         }
         drop(task);
         self.read_back(&sent).await.map_err(|error| Lost::at(Stage::ReadBack, error))?;
+        self.begin_lineage(lineage).await
+    }
+
+    /// As [`Self::store`], encrypted to the recipients of the destination: the manifest that says so.
+    async fn store_recoded(
+        &mut self,
+        writer: &BackupWriter,
+        manifest: &DumpManifest,
+        lineage: Option<Lineage>,
+        warnings: &mut Vec<String>,
+    ) -> Result<DumpManifest, Lost> {
+        let task = self.task(manifest);
+        let recoded = self.recode(writer, manifest, &task, warnings).await?;
+        drop(task);
+        let stored: Vec<&StoredObject> = recoded.objects.iter().collect();
+        self.read_back(&stored).await.map_err(|error| Lost::at(Stage::ReadBack, error))?;
+        self.begin_lineage(lineage).await?;
+        Ok(recoded)
+    }
+
+    fn task(&self, manifest: &DumpManifest) -> Arc<dyn Task> {
+        self.context.monitor.task(manifest.id.as_str(), Unit::Bytes, Some(manifest.stored_bytes().max(1)))
+    }
+
+    /// Whether an identity opens the backup at all: a small object of it tells, before anything is stored.
+    async fn can_be_opened(&self, manifest: &DumpManifest) -> Result<()> {
+        let (Some(source), Some(details)) = (self.sources.first(), manifest.object(ObjectRole::Details)) else {
+            return Ok(());
+        };
+        if manifest.encryption.is_none() {
+            return Ok(());
+        }
+        source.identities(manifest).await?;
+        let body = source.storage().get(&self.key(details), DumpDetails::LIMIT_BYTES).await?;
+        if Fingerprint::of(&body) != details.fingerprint() {
+            // It is told where it is sent from, and another source may have it.
+            return Ok(());
+        }
+        source.decrypted(body, &details.name, manifest).await.map(drop)
+    }
+
+    async fn begin_lineage(&self, lineage: Option<Lineage>) -> Result<(), Lost> {
         if let Some(lineage) = lineage {
             // Before the manifest: a backup whose cluster is not among the lineages would be a stranger to the next one.
             let stored = lineage.store(&self.destination.repository, &self.planned.instance).await;
@@ -201,7 +259,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    fn key(&self, object: &StoredObject) -> Key {
+    pub fn key(&self, object: &StoredObject) -> Key {
         object.key(&self.planned.instance)
     }
 
@@ -246,11 +304,7 @@ impl<'a> Transfer<'a> {
             match streamed {
                 Ok(()) => {
                     self.sent.sent_bytes += object.size_bytes;
-                    if !self.sent.sources.iter().any(|name| name == source.name()) {
-                        self.sent.sources.push(source.name().to_owned());
-                    }
-                    let passed = failures.iter().map(|(name, error)| format!("{name} was passed over: {error}"));
-                    warnings.extend(passed);
+                    self.came_from(source, failures, warnings);
                     return Ok(());
                 }
                 Err(Broken::Source(error)) => failures.push((source.name(), error)),
@@ -259,6 +313,14 @@ impl<'a> Transfer<'a> {
             self.sources.rotate_left(1);
         }
         Err(Lost::at(Stage::Send, no_source(&self.key(object), failures)))
+    }
+
+    /// An object was read from `source`, after others had failed.
+    pub fn came_from(&mut self, source: &Repository, failures: Vec<(&str, Error)>, warnings: &mut Vec<String>) {
+        if !self.sent.sources.iter().any(|name| name == source.name()) {
+            self.sent.sources.push(source.name().to_owned());
+        }
+        warnings.extend(failures.iter().map(|(name, error)| format!("{name} was passed over: {error}")));
     }
 
     async fn stream(
@@ -332,7 +394,7 @@ async fn pour(
 }
 
 /// A source that answers that it does not have an object which its manifest names is damaged.
-fn unread(key: &Key, error: StorageError) -> Broken {
+pub fn unread(key: &Key, error: StorageError) -> Broken {
     Broken::Source(match error.fault {
         Fault::NotFound => Error::new(Kind::Verification, format!("{key} is missing in {}", error.address)),
         _ => error.into(),
@@ -340,7 +402,7 @@ fn unread(key: &Key, error: StorageError) -> Broken {
 }
 
 /// No source has it as it should be. If one could not be asked, it may be whole there.
-fn no_source(key: &Key, failures: Vec<(&str, Error)>) -> Error {
+pub fn no_source(key: &Key, failures: Vec<(&str, Error)>) -> Error {
     let kind = failures.iter().map(|(_, error)| error.kind).find(|kind| *kind != Kind::Verification);
     let kind = kind.unwrap_or(Kind::Verification);
     let mut failures = failures;

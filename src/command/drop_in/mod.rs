@@ -222,7 +222,17 @@ fn meanwhile(error: Error) -> Error {
 }
 
 fn place(address: Address, layout: FlatLayout) -> Place {
-    Place { name: address.to_string(), address, layout: Some(layout), id: None, check: None }
+    // What the platform opens is not encrypted.
+    Place {
+        name: address.to_string(),
+        address,
+        layout: Some(layout),
+        id: None,
+        check: None,
+        encryption: Default::default(),
+        identity_files: Vec::new(),
+        ask: None,
+    }
 }
 
 fn address_of(remote: &Remote) -> Result<Address> {

@@ -14,16 +14,14 @@ use crate::interrupt::Interrupt;
 use crate::pg::archive::Archive;
 use crate::process::{Program, shell_word};
 use crate::progress::Unit;
+use crate::repo::Ending;
 use crate::repo::archive::ArchiveWatcher;
-use crate::repo::{Ending, StoredObject};
 use crate::stream::{Compressed, Compression, Compressor, compress, relay};
 
 /// An archive that is stored under its final names; the manifest is still to come.
 pub struct StoredArchive {
     pub archive: Archive,
     pub plain: Fingerprint,
-    /// One, or the parts in order.
-    pub objects: Vec<StoredObject>,
     pub program: PathBuf,
     /// What `pg_dump` said on standard error while it succeeded.
     pub warnings: Vec<String>,
@@ -99,10 +97,10 @@ pub async fn store(
         }
     };
     let (plain, stored) = (compressed.plain, compressed.stored);
-    let objects = parts.finish(stored).await?;
-    let (name, count) = (stem.object(Ending::archive(packing)), objects.len());
+    let count = parts.finish(stored).await?;
+    let name = stem.object(Ending::archive(packing));
     tracing::info!("stored {name}: {} bytes of archive in {}, objects: {count}", plain.size_bytes, stored.size_bytes);
-    Ok(StoredArchive { archive, plain, objects, program: path, warnings })
+    Ok(StoredArchive { archive, plain, program: path, warnings })
 }
 
 /// Piece by piece to the end of the stream; `None` if nobody takes it any more.

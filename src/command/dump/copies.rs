@@ -98,13 +98,14 @@ impl<'a> Copies<'a> {
         Ok(kept)
     }
 
-    /// Makes the backup exist in every repository, each with its own manifest. Returns those in which it does.
+    /// Makes the backup exist in every repository, each with its own manifest, since what is encrypted differs. Returns those in which it does.
     pub async fn commit(
         mut self,
-        manifest_in: impl Fn(&Destination) -> DumpManifest,
+        manifest_in: impl Fn(&Making<'_>) -> DumpManifest,
     ) -> Result<(Vec<(&'a Destination, DumpManifest)>, Vec<GivenUp>), Failed<Stage>> {
-        let commits = std::mem::take(&mut self.making).into_iter().map(|Making { destination, backup }| {
-            let manifest = manifest_in(destination);
+        let commits = std::mem::take(&mut self.making).into_iter().map(|making| {
+            let manifest = manifest_in(&making);
+            let Making { destination, backup } = making;
             async move {
                 let done = backup.commit(&manifest).await;
                 (destination, manifest, done)

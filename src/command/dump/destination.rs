@@ -68,6 +68,8 @@ impl Destinations {
             return Err(error.hint("name it once"));
         }
         let now = context.clock.now();
+        // Before the run is recorded: a repository that would get clear backups gets nothing.
+        context.interrupt.guard(repository.begin_encryption(now)).await?;
         let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
         let name = self.run.clone();
         let run = Run::begin(&repository, &context.state, &lock, &context.host, name, now).await?;

@@ -1,22 +1,23 @@
-//! One stream into several objects. A lane that fails is closed, and the others go on.
+//! One stream into several objects, each encrypted for itself where its repository is. A lane that fails is closed, and
+//! the others go on.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::copies::Copies;
+use crate::digest::Fingerprint;
 use crate::error::{Error, Result};
-use crate::repo::Ending;
-use crate::storage::{ObjectMeta, ObjectWriter};
+use crate::repo::{Ending, NewObject, StoredObject};
 
 /// A lane for every copy, in their order.
 pub struct Fan {
-    lanes: Vec<Result<Box<dyn ObjectWriter>>>,
+    lanes: Vec<Result<NewObject>>,
 }
 
 impl Fan {
     /// `expected_bytes` is a guess that stores prepare for.
     pub async fn open(copies: &Copies<'_>, ending: Ending, expected_bytes: u64) -> Self {
-        let writers = copies.making().iter().map(|making| making.backup.writer(ending, Some(expected_bytes)));
+        let writers = copies.making().iter().map(|making| making.backup.object(ending, Some(expected_bytes)));
         Self { lanes: join_all(writers).await }
     }
 
@@ -35,7 +36,7 @@ impl Fan {
         join_all(self.lanes.iter_mut().map(async |lane| {
             let Ok(writer) = lane else { return };
             if let Err(error) = writer.write(bytes.clone()).await
-                && let Ok(failed) = std::mem::replace(lane, Err(error.into()))
+                && let Ok(failed) = std::mem::replace(lane, Err(error))
             {
                 failed.abort().await;
             }
@@ -43,9 +44,9 @@ impl Fan {
         .await;
     }
 
-    /// Ends every lane: what each store says of its object.
-    pub async fn finish(self) -> Vec<Result<ObjectMeta>> {
-        join_all(self.lanes.into_iter().map(async |lane| Ok(lane?.finish().await?))).await
+    /// Ends every lane: what is stored there now, which its store has confirmed. `written` is what was written.
+    pub async fn finish(self, written: Fingerprint) -> Vec<Result<StoredObject>> {
+        join_all(self.lanes.into_iter().map(async |lane| lane?.finish(written).await)).await
     }
 
     /// Gives up every lane. The errors are those of the lanes that were closed before.

@@ -35,7 +35,7 @@ use crate::repo::{
     checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
-use destination::{Destination, Destinations};
+use destination::Destinations;
 
 pub use super::place::Check;
 pub use parts::PartSize;
@@ -387,9 +387,9 @@ impl Dumper<'_> {
                 return Err(failed);
             }
         };
-        let manifest_in = |destination: &Destination| {
-            let mut manifest = manifest.clone();
-            manifest.checks.read_back = read_back.iter().any(|name| name == destination.repository.name());
+        let manifest_in = |making: &Making<'_>| {
+            let mut manifest = of_copy(&manifest, making);
+            manifest.checks.read_back = read_back.iter().any(|name| name == making.destination.repository.name());
             manifest
         };
         let (committed, given_up) = copies.commit(manifest_in).await?;
@@ -400,6 +400,7 @@ impl Dumper<'_> {
         let stored_in = stored_in.collect();
         // What is told is what holds in every one of them.
         let read_back = committed.iter().all(|(_, manifest)| manifest.checks.read_back);
+        let manifest = committed.into_iter().next().map_or(manifest, |(_, first)| first);
         let manifest = DumpManifest { checks: Checks { read_back, ..manifest.checks }, ..manifest };
         Ok(Dumped { manifest, stored_in, given_up })
     }
@@ -414,7 +415,7 @@ impl Dumper<'_> {
         copies.each(Stage::Commit, store).await.map(drop)
     }
 
-    /// Stores everything but the manifest, which it returns.
+    /// Stores everything but the manifest, which it returns as far as it is that of every copy.
     async fn store(
         &self,
         source: &source::Source,
@@ -431,13 +432,15 @@ impl Dumper<'_> {
         let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
         let packing = self.options.compress.packing();
         let inside = stored.archive.header.compression;
-        let mut objects = stored.objects;
-        let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
-        small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
+        let checksum = async |making: &Making<'_>| {
+            making.backup.put(Ending::Checksum { packing }, checksum_lines(&making.backup.stored()).into()).await
+        };
+        copies.each(Stage::Commit, checksum).await?;
+        let mut small: Vec<_> = globals.body.map(|body| (Ending::Globals { packing }, body)).into_iter().collect();
         small.push((Ending::DETAILS, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {
             let put = async |making: &Making<'_>| making.backup.put(ending, body.clone()).await;
-            objects.extend(copies.each(Stage::Commit, put).await?.into_iter().next());
+            copies.each(Stage::Commit, put).await?;
         }
         let mut manifest = DumpManifest {
             format: DumpManifest::FORMAT,
@@ -464,7 +467,7 @@ impl Dumper<'_> {
             encryption: None,
             compression: self.options.compress.recorded(inside),
             plain: stored.plain,
-            objects,
+            objects: Vec::new(),
             globals: Globals { included: globals.included, reason: globals.reason },
             checks: Checks { decoded: inside.is_decoded(), read_back: false },
             filtered: self.options.extra_options.filtered,
@@ -475,7 +478,9 @@ impl Dumper<'_> {
             database_size_bytes: Some(details.description.database.size_bytes),
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let read_back = copies.each(Stage::ReadBack, async |making| self.read_back(making, &manifest).await).await?;
+        let read_back = copies
+            .each(Stage::ReadBack, async |making| self.read_back(making, &of_copy(&manifest, making)).await)
+            .await?;
         manifest.finished_at = self.context.clock.now();
         manifest.duration_seconds = started.elapsed().as_secs_f64();
         Ok(Contents { manifest, read_back: read_back.into_iter().flatten().collect() })
@@ -491,9 +496,13 @@ impl Dumper<'_> {
         let (repository, stem) = (&destination.repository, backup.stem());
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.threads;
+        let is_encrypted = manifest.encryption.is_some();
         let read = async {
-            read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
-            for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
+            // What is encrypted this host cannot read again: it was decoded before, and its hash says that it is here.
+            if !is_encrypted {
+                read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            }
+            for object in manifest.objects.iter().filter(|object| is_encrypted || object.role != ObjectRole::Archive) {
                 let key = object.key(&manifest.instance);
                 let reader = repository.storage().read(&key, None).await?;
                 expect(&key, "stored bytes", object.fingerprint(), fingerprint(reader, &*task).await?)?;
@@ -502,6 +511,12 @@ impl Dumper<'_> {
         };
         self.context.interrupt.guard(read).await
     }
+}
+
+/// What every copy has in common, with what this one has stored and to whom.
+fn of_copy(manifest: &DumpManifest, making: &Making<'_>) -> DumpManifest {
+    let Making { backup, .. } = making;
+    DumpManifest { objects: backup.stored(), encryption: backup.encryption(), ..manifest.clone() }
 }
 
 fn not_stored(name: &str, error: Option<Error>) -> Copy {

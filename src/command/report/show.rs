@@ -81,8 +81,11 @@ async fn any_details(holding: &Holding, warnings: &mut Vec<String>) -> Option<Du
 }
 
 async fn details(repository: &Repository, backup: &Backup) -> Result<DumpDetails> {
-    let key = backup.stem.object(Ending::DETAILS).key(&backup.manifest.instance);
+    let manifest = &backup.manifest;
+    let name = backup.stem.object(Ending::details_beside(manifest.packing()));
+    let key = name.key(&manifest.instance);
     let body = repository.storage().get(&key, DumpDetails::LIMIT_BYTES).await?;
+    let (body, _) = repository.decrypted(body, &name, manifest).await?;
     DumpDetails::from_stored(&body, key.as_str())
 }
 

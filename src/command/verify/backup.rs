@@ -5,15 +5,16 @@ use serde::Serialize;
 
 use super::{Context, Depth, Options};
 use crate::digest::Fingerprint;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::pg::archive::Archive;
 use crate::progress::{Task, Unit};
-use crate::repo::archive::{fingerprint, read_archive};
+use crate::repo::archive::{fingerprint_and_head, read_archive};
 use crate::repo::{
     Backup, CompressionMethod, DumpDetails, DumpManifest, DumpStem, Ending, GlobalsIncluded, ObjectName, ObjectRole,
-    Repository, StoredObject, unpack,
+    Packing, Repository, StoredObject, unpack,
 };
 use crate::storage::{Fault, StorageError};
+use crate::stream::check_age_file;
 
 /// One thing that is not as it should be, or could not be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +63,8 @@ pub(super) struct Seen {
     pub findings: Vec<Finding>,
     /// Why something could not be asked, where nothing was found to be damaged.
     pub unasked: Option<Kind>,
+    /// What helps, where that is known.
+    pub hint: Option<String>,
     pub read_bytes: u64,
 }
 
@@ -73,7 +76,7 @@ pub(super) async fn verify(context: &Context, repository: &Repository, backup: &
         Depth::Decoded => manifest.plain.size_bytes,
     };
     let task = context.monitor.task(manifest.id.as_str(), Unit::Bytes, Some(total.max(1)));
-    let mut reader = Reader { repository, backup, options, task, seen: Seen::default(), damaged: false };
+    let mut reader = Reader { repository, backup, options, task, seen: Seen::default(), damaged: false, closed: false };
     reader.what_the_manifest_lacks();
     reader.archive().await;
     for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
@@ -91,6 +94,8 @@ struct Reader<'a> {
     task: std::sync::Arc<dyn Task>,
     seen: Seen,
     damaged: bool,
+    /// It is encrypted, and no key is at hand: what is stored is looked at, not what is in it.
+    closed: bool,
 }
 
 impl Reader<'_> {
@@ -107,6 +112,12 @@ impl Reader<'_> {
     fn not_asked(&mut self, object: &StoredObject, kind: Kind, error: impl std::fmt::Display) {
         self.seen.unasked.get_or_insert(kind);
         self.seen.findings.push(Finding::new("object-not-read", &object.name, format!("could not be read: {error}")));
+    }
+
+    /// As [`Self::not_asked`], with the step that the error names.
+    fn not_opened(&mut self, object: &StoredObject, error: &Error) {
+        self.seen.hint = error.next_step().map(str::to_owned);
+        self.not_asked(object, error.kind, error);
     }
 
     /// Every dump has a checksum and details, and globals if it says so.
@@ -134,10 +145,24 @@ impl Reader<'_> {
                 there.push(object);
             }
         }
+        let is_open = self.options.depth == Depth::Stored || self.is_open(&objects).await;
         match self.options.depth {
-            Depth::Decoded if there.len() == objects.len() => self.decode_archive(&objects).await,
+            Depth::Decoded if is_open && there.len() == objects.len() => self.decode_archive(&objects).await,
             _ => self.hash_each(&there).await,
         }
+    }
+
+    /// Whether what is encrypted can be decrypted; it has a finding where not.
+    async fn is_open(&mut self, objects: &[&StoredObject]) -> bool {
+        let (repository, manifest) = (self.repository, &self.backup.manifest);
+        let (Some(_), Some(object)) = (&manifest.encryption, objects.first()) else { return true };
+        let Err(error) = repository.identities(manifest).await else { return true };
+        self.closed = true;
+        // Of no key at all: the backup is as it was written, and what is in it is not verified.
+        let kind = if repository.keyring().is_empty() { Kind::NotVerified } else { error.kind };
+        let told = Error::new(kind, error.to_string()).hinted(error.next_step());
+        self.not_opened(object, &told);
+        false
     }
 
     /// Whether an object of this size is stored; it has a finding where not.
@@ -178,13 +203,27 @@ impl Reader<'_> {
             Ok(reader) => reader,
             Err(error) => return self.unreadable(object, error),
         };
-        match fingerprint(reader, &*self.task).await {
-            Ok(found) => self.compare(object, found),
+        match fingerprint_and_head(reader, AGE_HEAD_BYTES, &*self.task).await {
+            Ok((found, head)) => {
+                if self.compare(object, found) {
+                    self.form(object, &head);
+                }
+            }
             Err(error) => self.not_asked(object, error.kind, &error),
         }
     }
 
-    fn compare(&mut self, object: &StoredObject, found: Fingerprint) {
+    /// What is encrypted is a file of age, as far as that can be seen without a key.
+    fn form(&mut self, object: &StoredObject, head: &[u8]) {
+        if object.name.ending.packing().encrypted
+            && let Err(error) = check_age_file(head, object.size_bytes)
+        {
+            self.damage(Finding::new("object-form", &object.name, format!("is no file of age: {error}")));
+        }
+    }
+
+    /// Whether what is stored is what was written; it has a finding where not.
+    fn compare(&mut self, object: &StoredObject, found: Fingerprint) -> bool {
         self.seen.read_bytes += found.size_bytes;
         if found.size_bytes != object.size_bytes {
             let what = format!("delivers {} bytes, the manifest says {}", found.size_bytes, object.size_bytes);
@@ -193,6 +232,7 @@ impl Reader<'_> {
             let what = format!("has SHA-256 {}, the manifest says {}", found.sha256, object.sha256);
             self.damage(Finding::new("object-hash", &object.name, what));
         }
+        found == object.fingerprint()
     }
 
     /// An object that is held in memory: compared with the manifest, then read for what it says.
@@ -203,23 +243,40 @@ impl Reader<'_> {
             Err(error) => return self.unreadable(object, error),
         };
         self.task.advance(body.len() as u64);
-        let before = self.seen.findings.len();
-        self.compare(object, Fingerprint::of(&body));
-        if self.seen.findings.len() == before
-            && let Some(finding) = self.content(object, &body)
-        {
-            self.damage(finding);
+        if !self.compare(object, Fingerprint::of(&body)) {
+            return;
+        }
+        self.form(object, &body);
+        if self.closed && object.name.ending.packing().encrypted {
+            return;
+        }
+        match self.content(object, body).await {
+            Ok(None) => {}
+            Ok(Some(finding)) => self.damage(finding),
+            Err(error) => self.not_opened(object, &error),
         }
     }
 
     /// What is wrong with the content of an object whose bytes are those that were written.
-    fn content(&self, object: &StoredObject, body: &Bytes) -> Option<Finding> {
-        match (object.role, self.options.depth) {
-            (ObjectRole::Checksum, _) => self.checksum(object, body),
-            (ObjectRole::Globals, Depth::Decoded) => globals(object, body),
-            (ObjectRole::Details, Depth::Decoded) => self.details(object, body),
-            _ => None,
+    async fn content(&self, object: &StoredObject, body: Bytes) -> Result<Option<Finding>> {
+        if object.role == ObjectRole::Checksum {
+            return Ok(self.checksum(object, &body));
         }
+        if self.options.depth != Depth::Decoded {
+            return Ok(None);
+        }
+        let (body, packing) = match self.repository.decrypted(body, &object.name, self.manifest()).await {
+            Ok(opened) => opened,
+            Err(error) if error.kind == Kind::Verification => {
+                return Ok(Some(Finding::new("object-unreadable", &object.name, format!("is damaged: {error}"))));
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(match object.role {
+            ObjectRole::Globals => globals(object, &body, packing),
+            ObjectRole::Details => self.details(object, &body),
+            _ => None,
+        })
     }
 
     fn checksum(&self, object: &StoredObject, body: &Bytes) -> Option<Finding> {
@@ -260,6 +317,11 @@ impl Reader<'_> {
                     return;
                 }
                 self.damage(Finding::new("archive-unreadable", &object.name, format!("is damaged: {error}")));
+            }
+            Err(error) if error.kind == Kind::Usage => {
+                self.closed = true;
+                self.hash_each(objects).await;
+                self.not_opened(object, &error);
             }
             Err(error) => self.not_asked(object, error.kind, &error),
         }
@@ -317,15 +379,17 @@ fn limit_bytes(role: ObjectRole) -> u64 {
     }
 }
 
+/// More than the header of a file of age for hundreds of recipients.
+const AGE_HEAD_BYTES: usize = 256 << 10;
+
 /// More than a line for each of 9,999 parts.
 const CHECKSUM_LIMIT_BYTES: u64 = 4 << 20;
 
 /// More than a cluster with a million roles has, decoded.
 const GLOBALS_LIMIT_BYTES: u64 = 256 << 20;
 
-fn globals(object: &StoredObject, body: &Bytes) -> Option<Finding> {
+fn globals(object: &StoredObject, body: &Bytes, packing: Packing) -> Option<Finding> {
     let wrong = |what: String| Some(Finding::new("globals-unreadable", &object.name, what));
-    let packing = object.name.ending.packing();
     let sql = match unpack(body, packing, GLOBALS_LIMIT_BYTES, &object.name.to_string()) {
         Ok(sql) => sql,
         Err(error) => return wrong(format!("is not readable: {error}")),

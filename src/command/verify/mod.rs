@@ -250,12 +250,15 @@ impl Verifier<'_> {
         let told = match entry {
             Entry::Unreadable(unreadable) => {
                 let finding = Finding::manifest(&unreadable.stem, &unreadable.error);
-                Told::of(vec![finding], unreadable.error.kind, 0)
+                Told::of(vec![finding], unreadable.error.kind, None, 0)
             }
             Entry::Backup(backup) => {
                 let verified = backup::verify(self.context, self.repository, backup, self.options);
                 match self.context.interrupt.guard(async { Ok(verified.await) }).await {
-                    Ok(seen) => Told::of(seen.findings, seen.unasked.unwrap_or(Kind::Verification), seen.read_bytes),
+                    Ok(seen) => {
+                        let kind = seen.unasked.unwrap_or(Kind::Verification);
+                        Told::of(seen.findings, kind, seen.hint.as_deref(), seen.read_bytes)
+                    }
                     Err(stopped) => return self.verified(entry, Told::not_verified(&stopped), started.elapsed()),
                 }
             }
@@ -308,6 +311,7 @@ impl Verifier<'_> {
             host: self.context.host.clone(),
             reason: verified.error.as_ref().map(Error::to_string),
             findings: verified.findings.iter().map(|finding| finding.message.clone()).collect(),
+            encrypted: None,
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -323,18 +327,19 @@ struct Told {
 
 impl Told {
     /// `kind` is what stood in the way: `Verification` is damage, anything else says nothing of the copy.
-    fn of(findings: Vec<Finding>, kind: Kind, read_bytes: u64) -> Self {
+    /// `hint` takes the place of what usually helps.
+    fn of(findings: Vec<Finding>, kind: Kind, hint: Option<&str>, read_bytes: u64) -> Self {
         let sentence = match findings.as_slice() {
             [] => return Self { status: Status::Ok, findings, read_bytes, error: None },
             [only] => only.message.clone(),
             [first, rest @ ..] => format!("{} (and {} more)", first.message, rest.len()),
         };
-        let (status, hint) = match kind {
+        let (status, usual) = match kind {
             Kind::Verification => (Status::Failed, "use another backup, and make a new one"),
             Kind::Usage => (Status::NotVerified, "use a newer pgkeep"),
             _ => (Status::NotVerified, "make the repository readable, and verify again"),
         };
-        Self { status, findings, read_bytes, error: Some(Error::new(kind, sentence).hint(hint)) }
+        Self { status, findings, read_bytes, error: Some(Error::new(kind, sentence).hint(hint.unwrap_or(usual))) }
     }
 
     /// The verification did not take place, or was stopped.

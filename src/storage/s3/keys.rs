@@ -1,7 +1,7 @@
 //! Keys to sign requests with, fetched when they are needed and again before they end.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -251,8 +251,7 @@ async fn of_command(words: &[String], environment: &Environment) -> Result<AwsKe
 /// The caller's environment without what concerns PostgreSQL and us, and without our own keys: for programs that are not
 /// PostgreSQL's.
 pub(in crate::storage) fn child_environment(ours: &Environment) -> BTreeMap<OsString, OsString> {
-    let kept = |name: &OsStr| !name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("OSS_"));
-    ours.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    ours.for_other_programs()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::quote_ident;
 use crate::pg::tools::ToolVersion;
 use crate::repo::archive::expect;
-use crate::repo::{BackupId, DumpDetails, InstanceName, ObjectRole, StoredObject, unpack};
+use crate::repo::{BackupId, DumpDetails, InstanceName, ObjectRole, Packing, StoredObject, unpack};
 
 /// What globals may decode to.
 const GLOBALS_LIMIT_BYTES: u64 = 256 << 20;
@@ -113,19 +113,20 @@ pub(super) fn room(directory: &Path, needed_bytes: u64, what: &str) -> Result<()
         .hint("free some space, or name another directory with --scratch"))
 }
 
-/// A small object of the backup, if it is what was written.
-async fn stored(copy: &SourceCopy, role: ObjectRole) -> Result<Option<(&StoredObject, bytes::Bytes)>> {
+/// A small object of the backup, if it is what was written: decrypted, and how that is packed.
+async fn stored(copy: &SourceCopy, role: ObjectRole) -> Result<Option<(&StoredObject, bytes::Bytes, Packing)>> {
     let manifest = &copy.manifest;
     let Some(object) = manifest.object(role) else { return Ok(None) };
     let key = object.key(&manifest.instance);
     let body = copy.repository.storage().get(&key, object.size_bytes.min(DumpDetails::LIMIT_BYTES)).await?;
     expect(&key, "stored bytes", object.fingerprint(), Fingerprint::of(&body))?;
-    Ok(Some((object, body)))
+    let (body, packing) = copy.repository.decrypted(body, &object.name, manifest).await?;
+    Ok(Some((object, body, packing)))
 }
 
 async fn details(copy: &SourceCopy) -> Result<DumpDetails> {
     let stored = stored(copy, ObjectRole::Details).await?;
-    let (object, body) = stored.ok_or_else(|| {
+    let (object, body, _) = stored.ok_or_else(|| {
         Error::new(Kind::NotVerified, format!("the manifest of {} names no details", copy.manifest.id))
             .hint("the plain archive can be had with --to-file, for pg_restore by hand")
     })?;
@@ -134,8 +135,8 @@ async fn details(copy: &SourceCopy) -> Result<DumpDetails> {
 
 /// None were stored: then no role can be created.
 async fn globals(copy: &SourceCopy) -> Result<Globals> {
-    let Some((object, body)) = stored(copy, ObjectRole::Globals).await? else { return Ok(Globals::default()) };
-    let packing = object.name.ending.packing();
+    let stored = stored(copy, ObjectRole::Globals).await?;
+    let Some((object, body, packing)) = stored else { return Ok(Globals::default()) };
     Globals::read(&unpack(&body, packing, GLOBALS_LIMIT_BYTES, &object.name.to_string())?)
 }
 
