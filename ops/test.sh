@@ -16,7 +16,8 @@ case ${1:-} in
 esac
 
 require_rust
-require_programs "$PG15_BIN/postgres:postgresql-15" zstd:zstd openssl:openssl strace:strace setpriv:util-linux
+require_programs "$PG15_BIN/postgres:postgresql-15" zstd:zstd openssl:openssl strace:strace setpriv:util-linux \
+    age:age ssh-keygen:openssh-client
 require_postgresql_18
 require_object_stores
 

@@ -264,7 +264,11 @@ fn is_tidy(bucket: &Bucket, there: &BTreeSet<BackupId>, unknown_uploads: &BTreeS
             }
             StoredName::Intent { .. } => panic!("{key} is left over"),
             StoredName::Probe(_) => panic!("{key} is left over"),
-            StoredName::Marker | StoredName::Lineage { .. } | StoredName::Proof { .. } | StoredName::Run { .. } => {}
+            StoredName::Marker
+            | StoredName::Encryption
+            | StoredName::Lineage { .. }
+            | StoredName::Proof { .. }
+            | StoredName::Run { .. } => {}
         }
     }
     let manifests = bucket.keys().into_iter().filter(|key| key.ends_with(".manifest.json")).count();

@@ -36,7 +36,7 @@ for number in "$size_mb" "$rounds"; do
     [[ $number =~ ^[1-9][0-9]*$ ]] || misused
 done
 
-require_programs "$PG15_BIN/postgres:postgresql-15" zstd:zstd setpriv:util-linux
+require_programs "$PG15_BIN/postgres:postgresql-15" zstd:zstd setpriv:util-linux age-keygen:age
 if [ -z "$peers_only" ]; then
     require_rust
     say "building pgkeep"
@@ -50,11 +50,17 @@ for left_over in bench_restored one_row_restored; do dropdb --if-exists "$left_o
 pipe_to_zstd() { set -o pipefail; pg_dump -Fc -Z0 bench | zstd -q -3 -T2 >"$world/peer.zst" && sync "$world/peer.zst"; }
 gzip_dump() { pg_dump -Fc bench >"$world/peer.dump"; }
 keep_dump() { exec pgkeep dump -d bench --repo "$world/repository" --check "$1" --progress none -q; }
+keep_encrypted() {
+    exec pgkeep dump -d bench --repo "$world/repository" --check decode --recipients-file "$world/recipients" \
+        --progress none -q
+}
 restore_peer() { zstd -q -d -f "$world/peer.zst" -o "$world/plain.dump" && pg_restore -j 2 -d bench_restored "$world/plain.dump"; }
 restore_keep() {
     exec pgkeep restore dump latest -d bench --into bench_restored --jobs 2 --analyze none --repo "$world/repository" \
         --progress none -q
 }
+
+age-keygen 2>/dev/null | age-keygen -y >"$world/recipients"
 
 say "reading everything once"
 pg_dump -Fc -Z0 bench | wc -c | awk '{ printf "archive without compression: %.0f MB\n", $1 / 1e6 }'
@@ -71,6 +77,11 @@ for ((round = 1; round <= rounds; round++)); do
         rm -rf "$world/repository" "$PGKEEP_STATE_DIR"
         contend "pgkeep, check $check" keep_dump "$check"
     done
+    rm -rf "$world/repository" "$PGKEEP_STATE_DIR"
+    contend 'pgkeep, encrypted' keep_encrypted
+    # What is restored below is in clear.
+    rm -rf "$world/repository" "$PGKEEP_STATE_DIR"
+    contend 'pgkeep, check decode' keep_dump decode
 done
 
 for ((round = 1; round <= rounds; round++)); do
@@ -87,7 +98,7 @@ for ((round = 1; round <= rounds; round++)); do
 done
 
 printf '\n%-28s %9s\n' "median of $rounds" seconds
-for name in 'pg_dump -Z0 | zstd -3 -T2' 'pg_dump -Fc' 'pgkeep, check decode' 'pgkeep, check read-back' \
+for name in 'pg_dump -Z0 | zstd -3 -T2' 'pg_dump -Fc' 'pgkeep, check decode' 'pgkeep, check read-back' 'pgkeep, encrypted' \
     'zstd -d; pg_restore -j 2' 'pgkeep restore --jobs 2'; do
     [ -z "${samples[$name]:-}" ] || printf '%-28s %9.2f   (%s)\n' "$name" "$(median "${samples[$name]}")" "${samples[$name]% }"
 done
@@ -111,9 +122,11 @@ printf '\n'
 target 'dump : pg_dump -Z0 | zstd' "$(ratio 'pgkeep, check decode' 'pg_dump -Z0 | zstd -3 -T2')" 1.15 ''
 target 'dump : pg_dump -Fc' "$(ratio 'pgkeep, check decode' 'pg_dump -Fc')" 0.55 ''
 printf '%-52s %8.2f\n' 'with read-back : without' "$(ratio 'pgkeep, check read-back' 'pgkeep, check decode')"
+target 'encrypted : in clear' "$(ratio 'pgkeep, encrypted' 'pgkeep, check decode')" 1.15 ''
 target 'restore : zstd -d; pg_restore -j 2' "$(ratio 'pgkeep restore --jobs 2' 'zstd -d; pg_restore -j 2')" 1.15 ''
 target 'memory of a dump' "$(mb "${peak_kb['pgkeep, check decode']}")" 150 MB
 target 'memory of a dump with read-back' "$(mb "${peak_kb['pgkeep, check read-back']}")" 150 MB
+target 'memory of a dump that is encrypted' "$(mb "${peak_kb['pgkeep, encrypted']}")" 150 MB
 target 'memory of a dump with one row of 100 MB' "$(mb "$one_row_kb")" 150 MB
 target 'memory of a restore' "$(mb "${peak_kb['pgkeep restore --jobs 2']}")" 300 MB
 target 'memory of a restore with one row of 100 MB' "$(mb "$one_row_restore_kb")" 300 MB

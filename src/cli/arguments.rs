@@ -440,6 +440,9 @@ pub struct CheckArgs {
     pub all: bool,
 
     #[command(flatten)]
+    pub encryption: RecipientArgs,
+
+    #[command(flatten)]
     pub identity: IdentityArgs,
 
     #[command(flatten)]

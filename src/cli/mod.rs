@@ -4,6 +4,7 @@ mod arguments;
 mod completion;
 mod log_file;
 mod output;
+mod passphrase;
 mod progress;
 mod run;
 mod signals;

@@ -28,7 +28,7 @@ use super::arguments::{Cli, Common, RestoreVerb, Verb, Work};
 use super::log_file::{self, LogFile};
 use super::output::{self, Told};
 use super::verbs::Request;
-use super::{progress, signals, usage, verbs};
+use super::{passphrase, progress, signals, usage, verbs};
 
 /// The variable by which a shell asks for completions.
 const COMPLETE: &str = "PGKEEP_COMPLETE";
@@ -96,6 +96,7 @@ fn start(cli: Cli) -> ExitCode {
             match runtime {
                 Ok(runtime) => {
                     let code = runtime.block_on(command(cli.common, *work));
+                    passphrase::give_back_terminal();
                     // A blocking read of a store that hangs must not keep the process.
                     runtime.shutdown_background();
                     code

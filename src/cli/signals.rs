@@ -21,6 +21,7 @@ pub fn listen(interrupt: Interrupt) -> std::io::Result<()> {
             };
             if interrupt.is_requested() {
                 // Nothing counts before its manifest is written, so stopping here loses nothing either.
+                super::passphrase::give_back_terminal();
                 std::process::exit(i32::from(signal.kind().exit_code()));
             }
             interrupt.request(signal);

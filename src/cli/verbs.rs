@@ -11,17 +11,18 @@ use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
 
 use pgkeep::config::directories;
+use pgkeep::config::encryption::EncryptionSettings;
 use pgkeep::config::environment::Environment;
 use pgkeep::config::file::ConfiguredRepository;
 use pgkeep::config::load::{self, Configuration, Origin, Source};
-use pgkeep::config::secret::Secret;
-use pgkeep::error::{Doing as _, Error, Kind, Result};
+use pgkeep::error::{Error, Kind, Result};
 use pgkeep::pg::conninfo::ConnectionFlags;
 use pgkeep::pg::tools::Search;
 use pgkeep::repo::{Ask, InstanceName};
 
 use super::arguments::{Common, ConnectionArgs, IdentityArgs, RecipientArgs};
 use super::output::harmless;
+use super::passphrase;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::finding::Finding;
@@ -80,25 +81,20 @@ fn opened_by(mut places: Vec<Place>, typed: &IdentityArgs) -> Vec<Place> {
     let somebody = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     for place in &mut places {
         place.identity_files.clone_from(&typed.identity_file);
-        place.ask = somebody.then(|| Ask::new(passphrase));
+        place.ask = somebody.then(|| Ask::new(passphrase::ask));
     }
     places
 }
 
-/// The same repository, encrypted to whom is typed if anybody is.
-fn encrypted_to(mut place: Place, typed: &RecipientArgs) -> Place {
-    let RecipientArgs { recipient, recipients_file } = typed;
-    if !recipient.is_empty() || recipients_file.is_some() {
-        place.encryption.recipients.clone_from(recipient);
-        place.encryption.recipients_file.clone_from(recipients_file);
+/// The same repositories, encrypted to whom is typed if anybody is.
+fn encrypted_to(mut places: Vec<Place>, typed: &RecipientArgs) -> Vec<Place> {
+    if typed.is_given() {
+        for EncryptionSettings { recipients, recipients_file, .. } in places.iter_mut().map(|p| &mut p.encryption) {
+            recipients.clone_from(&typed.recipient);
+            recipients_file.clone_from(&typed.recipients_file);
+        }
     }
-    place
-}
-
-/// Asks at the terminal, and shows nothing of what is typed.
-fn passphrase(name: &str) -> Result<Secret> {
-    let typed = rpassword::prompt_password(format!("passphrase of {}: ", harmless(name)));
-    typed.map(Secret::new).doing(Kind::Usage, || "ask for the passphrase")
+    places
 }
 
 /// The repositories of a configuration, without those that make no sense, and the environment to reach them in.

@@ -110,7 +110,12 @@ impl Place {
             Err(error) if error.kind == Kind::NoSuchBackup => return Err(self.absent(context)),
             opened => opened?,
         };
-        self.expected(found, context)
+        // Who only reads encrypts nothing but words of a record, and those to whom the repository is encrypted.
+        let recipients = self.recipients().unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            None
+        });
+        self.expected(found, recipients, context)
     }
 
     /// The repository, for a command that stores something: the first one creates it, but not where the configuration
@@ -131,8 +136,8 @@ impl Place {
             self.open_in(Arc::clone(&storage), context).await?;
         }
         // Keys that cannot be read are an error before anything is made there.
-        self.recipients()?;
-        self.expected(Repository::open_or_create(storage, &context.state).await?, context)
+        let recipients = self.recipients()?;
+        self.expected(Repository::open_or_create(storage, &context.state).await?, recipients, context)
     }
 
     /// To whom everything is encrypted that is stored there; `None`: it is stored in clear.
@@ -146,13 +151,19 @@ impl Place {
         Recipients::parse(keys).doing(Kind::Usage, doing).map(|recipients| Some(Arc::new(recipients)))
     }
 
-    fn keyring(&self, context: &Context) -> Keyring {
+    /// What opens what is stored there.
+    pub fn keyring(&self, context: &Context) -> Keyring {
         let source = self.encryption.typed_identities(&self.identity_files, &context.environment);
         Keyring::new(source, context.environment.clone(), self.ask.clone())
     }
 
-    fn expected(&self, found: Repository, context: &Context) -> Result<Repository> {
-        let found = found.encrypted(self.recipients()?, Arc::new(self.keyring(context)));
+    fn expected(
+        &self,
+        found: Repository,
+        recipients: Option<Arc<Recipients>>,
+        context: &Context,
+    ) -> Result<Repository> {
+        let found = found.encrypted(recipients, Arc::new(self.keyring(context)));
 
         match &self.id {
             Some(id) if id != found.id() => {

@@ -73,16 +73,18 @@ impl Repository {
         Ok(recipients.transpose()?.map(Arc::new))
     }
 
-    /// Before anything is stored: refuses to store in clear what was encrypted before, and notes to whom it is encrypted
-    /// from now on.
+    /// Refuses to store in clear where it was encrypted before.
+    pub async fn judge_encryption(&self) -> Result<()> {
+        match (self.recipients(), self.noted().await?) {
+            (None, Some(noted)) => Err(self.would_be_clear(&noted)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Before anything is stored: [`Self::judge_encryption`], and notes to whom it is encrypted from now on.
     pub async fn begin_encryption(&self, now: DateTime<Utc>) -> Result<()> {
-        let noted = self.noted().await?;
-        let Some(recipients) = self.recipients() else {
-            return match noted {
-                None => Ok(()),
-                Some(noted) => Err(self.would_be_clear(&noted)),
-            };
-        };
+        self.judge_encryption().await?;
+        let (Some(recipients), noted) = (self.recipients(), self.noted().await?) else { return Ok(()) };
         if noted.as_ref() == Some(recipients) {
             return Ok(());
         }

@@ -103,8 +103,11 @@ impl Keyring {
         };
         let program = Program::new(path, self.environment.for_other_programs()).args(arguments);
         let (output, exit) = program.output(LIMIT_BYTES).await?;
-        let ended = exit.check().doing(Kind::Usage, || "run the identity command");
-        ended.map_err(|error| error.hint("run it by hand, as the user and in the environment of this run"))?;
+        exit.check().map_err(|error| {
+            Error::usage("run the identity command")
+                .because(error.to_string())
+                .hint("run it by hand, as the user and in the environment of this run")
+        })?;
         Ok(output)
     }
 }

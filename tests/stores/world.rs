@@ -251,8 +251,11 @@ impl Place {
                     assert!(ids.contains(id.as_str()), "{key} belongs to no backup");
                 }
                 StoredName::Intent { .. } | StoredName::Probe(_) => panic!("{key} is left over"),
-                StoredName::Marker | StoredName::Encryption | StoredName::Lineage { .. } | StoredName::Proof { .. } | StoredName::Run { .. } => {
-                }
+                StoredName::Marker
+                | StoredName::Encryption
+                | StoredName::Lineage { .. }
+                | StoredName::Proof { .. }
+                | StoredName::Run { .. } => {}
             }
         }
         if let Self::Bucket { bucket, proxy, dialect } = self {

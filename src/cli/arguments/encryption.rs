@@ -18,6 +18,12 @@ pub struct RecipientArgs {
     pub recipients_file: Option<PathBuf>,
 }
 
+impl RecipientArgs {
+    pub fn is_given(&self) -> bool {
+        !self.recipient.is_empty() || self.recipients_file.is_some()
+    }
+}
+
 /// What opens what is encrypted.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Encryption")]

@@ -31,7 +31,10 @@ fn options(context: &Context, request: &Request, args: CheckArgs) -> Result<Opti
     Ok(Options {
         configuration: request.origin.clone(),
         instance: super::instance(request)?,
-        repositories: super::opened_by(request.repositories.clone(), &args.identity),
+        repositories: super::opened_by(
+            super::encrypted_to(request.repositories.clone(), &args.encryption),
+            &args.identity,
+        ),
         directories: request.drop_in.as_ref().map(DropIn::directories).unwrap_or_default(),
         connection: super::source_flags(request, &args.connection),
         connect_retry: args.connection.connect_retry,

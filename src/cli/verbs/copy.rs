@@ -32,7 +32,8 @@ async fn run(screen: &Screen, context: &Context, request: &Request, args: &CopyA
 }
 
 fn options(request: &Request, args: &CopyArgs) -> Result<Options> {
-    let to = super::encrypted_to(super::repository(request, &args.to)?, &args.encryption);
+    let to = super::repository(request, &args.to)?;
+    let to = super::encrypted_to(vec![to.clone()], &args.encryption).pop().unwrap_or(to);
     let mut repositories = super::opened_by(super::repositories(request)?, &args.identity);
     if request.common.repo.is_empty() {
         // All that are configured, but for the one that is copied to.

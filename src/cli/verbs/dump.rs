@@ -59,10 +59,7 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
     let globals = drop_in.map_or(WantedGlobals::Include, DropIn::globals);
     Ok(Options {
         instance: super::instance(request)?,
-        repositories: super::repositories(request)?
-            .into_iter()
-            .map(|place| super::encrypted_to(place, &args.encryption))
-            .collect(),
+        repositories: super::encrypted_to(super::repositories(request)?, &args.encryption),
         connection: super::source_flags(request, &args.connection),
         connect_retry: args.connection.connect_retry,
         databases: super::databases(request, args.all, args.dbname.clone()),
@@ -83,7 +80,7 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
 
 /// The env file has one form of dump: what others read them with opens no other.
 fn refuse_contradictions(args: &DumpArgs) -> Result<()> {
-    if !args.encryption.recipient.is_empty() || args.encryption.recipients_file.is_some() {
+    if args.encryption.is_given() {
         return Err(Error::usage(
             "the dumps of BACKUP_ENV_FILE are not encrypted: what others read them with opens no such",
         )
@@ -125,8 +122,10 @@ fn item_text(item: &Item) -> String {
         Some(GlobalsIncluded::WithoutPasswords) => "with roles, without passwords",
         _ => "without roles",
     };
+    let encryption = item.manifest.as_ref().and_then(|manifest| manifest.encryption.as_ref());
+    let encrypted = if encryption.is_some() { "; encrypted" } else { "" };
     let text = format!(
-        "{id}\n  {} of archive, {} stored in {:.1} s; {proven}; {globals}",
+        "{id}\n  {} of archive, {} stored in {:.1} s; {proven}; {globals}{encrypted}",
         bytes(plain),
         bytes(stored),
         item.duration_seconds

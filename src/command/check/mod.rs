@@ -3,6 +3,7 @@
 //! It reads, but for one small probe that it stores in the repository and removes again. It creates no repository.
 //! Only a finding of severity `Fail` is an error (exit code 13); warnings are for people.
 
+mod encryption;
 mod repository;
 mod rights;
 mod server;

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Context, Options, Place};
+use super::{Context, Options, Place, encryption};
 use crate::command::finding::Finding;
 use crate::error::Kind;
 use crate::process::shell_word;
@@ -24,6 +24,7 @@ pub async fn look(
         _ => None,
     };
     let is_flat = place.layout.is_some();
+    findings.extend(encryption::look(context, place).await);
     let storage = match place.store(&context.access(), Missing::Refuse).await {
         Ok(storage) => storage,
         Err(error) if error.fault == Fault::NotFound => {
@@ -48,6 +49,7 @@ pub async fn look(
         Ok(repository) => {
             let evidence = format!("repository {}", repository.id());
             findings.push(Finding::ok("repository.open", address, evidence));
+            findings.extend(encryption::of_repository(&repository).await);
             findings.extend(writable(&repository).await);
             findings.extend(space(&repository, options).await);
             findings.extend(locks(context, &repository, options));

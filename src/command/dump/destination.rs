@@ -68,11 +68,15 @@ impl Destinations {
             return Err(error.hint("name it once"));
         }
         let now = context.clock.now();
-        // Before the run is recorded: a repository that would get clear backups gets nothing.
-        context.interrupt.guard(repository.begin_encryption(now)).await?;
         let lock = context.state.lock(repository.id(), &options.instance, Verb::Dump, now)?;
         let name = self.run.clone();
         let run = Run::begin(&repository, &context.state, &lock, &context.host, name, now).await?;
+        if let Err(error) = context.interrupt.guard(repository.begin_encryption(now)).await {
+            // A configuration that lost its recipients must not look like a night without a run.
+            let outcome = RunOutcome::failed("encrypt", &error, Vec::new());
+            finish_run(context, run, outcome, &mut Vec::new()).await;
+            return Err(error);
+        }
         tidy(context, &repository, &lock).await;
         let check = options.check.unwrap_or(place.default_check());
         Ok(Destination { repository, lock, check, run, dropped: None })

@@ -159,8 +159,13 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
         steps.push(format!("cut it into parts of at most {size} bytes"));
     }
     for place in &options.repositories {
+        let recipients = place.recipients().ok().flatten();
+        if let Some(recipients) = &recipients {
+            steps.push(format!("encrypt everything to {recipients} ({})", place.name));
+        }
         if options.check.unwrap_or(place.default_check()) == Check::ReadBack {
-            steps.push(format!("read the stored archive again and decode it to its end ({})", place.name));
+            let decode = if recipients.is_some() { "compare its SHA-256" } else { "decode it to its end" };
+            steps.push(format!("read the stored archive again and {decode} ({})", place.name));
         }
     }
     Ok(Preview {
@@ -176,6 +181,19 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
     })
 }
 
+/// Why it could not be stored as it has to be there.
+async fn cannot_encrypt(context: &Context, place: &Place) -> Option<Error> {
+    let judge = async {
+        place.recipients()?;
+        match place.open(context).await {
+            Ok(repository) => repository.judge_encryption().await,
+            // What else is wrong there is told when it is stored in.
+            Err(_) => Ok(()),
+        }
+    };
+    judge.await.err()
+}
+
 /// The error of the first repository that would be left out.
 fn left_out(places: &[PreviewedPlace]) -> Option<Error> {
     places.iter().find_map(|place| place.error.as_ref()).map(Error::repeated)
@@ -185,7 +203,7 @@ async fn previewed(context: &Context, place: &Place) -> PreviewedPlace {
     let seen = PreviewedPlace { name: place.name.clone(), exists: true, free_bytes: None, error: None };
     let free_bytes = async { place.store(&context.access(), Missing::Refuse).await?.free_bytes().await };
     match free_bytes.await {
-        Ok(free_bytes) => PreviewedPlace { free_bytes, ..seen },
+        Ok(free_bytes) => PreviewedPlace { free_bytes, error: cannot_encrypt(context, place).await, ..seen },
         Err(error) if error.fault == Fault::NotFound => PreviewedPlace { exists: false, ..seen },
         Err(error) => PreviewedPlace { error: Some(error.into()), ..seen },
     }
