@@ -31,8 +31,7 @@ use crate::progress::Unit;
 use crate::repo::archive::{expect, fingerprint, read_archive};
 use crate::repo::{
     BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Globals, GlobalsIncluded, InstanceName,
-    Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
-    checksum_lines,
+    Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, ServerVersion, Source, checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
 use destination::{Destination, Destinations};
@@ -214,21 +213,9 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem {
-        id: item.id.clone(),
-        database: Some(item.database.clone()),
-        status: match item.status {
-            Status::Ok => RunStatus::Succeeded,
-            Status::Partial => RunStatus::Partial,
-            Status::Failed | Status::NotVerified => RunStatus::Failed,
-        },
-        stage: item.stage.map(str::to_owned),
-        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
-        error: item.error.as_ref().map(Error::to_string),
-        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
-        duration_seconds: item.duration_seconds,
-    }
+    RunItem::of(item.id.clone(), &item.database, item.stage, item.error.as_ref())
+        .stored(item.repositories.iter().find_map(|copy| copy.stored_bytes))
+        .lasted(item.duration_seconds)
 }
 
 struct Dumper<'a> {
