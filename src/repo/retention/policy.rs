@@ -4,6 +4,8 @@ use std::fmt;
 
 use chrono::{DateTime, Datelike as _, TimeDelta, Timelike as _, Utc};
 
+use crate::config::file::Retention;
+
 /// What is kept beside what always is. A backup stays if any rule keeps it; zero is as good as no rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -17,6 +19,14 @@ pub struct Policy {
     pub yearly: Option<u32>,
     /// Everything that is younger.
     pub within: Option<TimeDelta>,
+}
+
+impl From<&Retention> for Policy {
+    fn from(configured: &Retention) -> Self {
+        let Retention { last, hourly, daily, weekly, monthly, yearly, within } = *configured;
+        let within = within.map(|within| TimeDelta::from_std(within).unwrap_or(TimeDelta::MAX));
+        Self { last, hourly, daily, weekly, monthly, yearly, within }
+    }
 }
 
 /// A stretch of the calendar, in UTC.
