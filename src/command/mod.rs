@@ -8,6 +8,7 @@ pub mod drop_in;
 pub mod dump;
 pub mod finding;
 mod place;
+pub mod prune;
 mod reading;
 pub mod report;
 pub mod restore;
@@ -115,6 +116,16 @@ pub trait Item {
     fn error(&self) -> Option<&Error>;
     /// The id or name of the item, for the sentence that counts failures.
     fn name(&self) -> &str;
+}
+
+impl<I: Item> Item for &I {
+    fn error(&self) -> Option<&Error> {
+        I::error(self)
+    }
+
+    fn name(&self) -> &str {
+        I::name(self)
+    }
 }
 
 impl<I: Item> Outcome<I> {

@@ -75,7 +75,7 @@ fn a_dump_a_copy_and_one_prune() {
     }
     for (dump, copy) in [(Writer::here(), Writer::elsewhere()), (Writer::elsewhere(), Writer::here())] {
         let house = House::new(&writers(dump, copy), PruneOrder::Right, 3);
-        let count = if long() { 20_000 } else { 300 };
+        let count = if long() { 20_000 } else { 150 };
         let wrong = draw(&house, count, 20_261_120);
         println!("a dump, a copy and a prune, all may die: {count} schedules drawn, {} broken", wrong.len());
         assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));

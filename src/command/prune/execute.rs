@@ -8,7 +8,6 @@ use super::plan::{Part, Plan, Planned};
 use super::{Action, Done, Item, Options, Wanted, told};
 use crate::command::{Context, Copy, Outcome, Status, finish_run, overall};
 use crate::error::{Error, Kind, Result};
-use crate::interrupt::Interrupt;
 use crate::repo::{
     BackupId, BackupKind, DumpStem, Lock, Repository, Run, RunItem, RunName, RunOutcome, Stamp, StoredName, Sweep,
     SweepPlan, Swept, Verb,
@@ -140,12 +139,8 @@ impl Pruner<'_> {
     /// Data without a manifest: of a run that died, or of a prune that did.
     fn orphan(&self, id: &BackupId, freed_bytes: Option<u64>) -> Item {
         let database = id.as_str().parse::<DumpStem>().map(|stem| stem.encoded_database().to_owned());
-        let copy = Copy {
-            name: self.repository.name().to_owned(),
-            status: Status::Ok,
-            stored_bytes: None,
-            error: None,
-        };
+        let copy =
+            Copy { name: self.repository.name().to_owned(), status: Status::Ok, stored_bytes: None, error: None };
         Item {
             id: id.clone(),
             instance: self.options.instance.clone(),

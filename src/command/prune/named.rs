@@ -20,7 +20,13 @@ pub struct Named {
 const LISTED: usize = 10;
 
 /// All or nothing: one that must stay in one repository keeps all of them.
-pub(super) fn choose(options: &Options, ids: &[String], pins: Pins, held: &[Held], now: DateTime<Utc>) -> Result<Named> {
+pub(super) fn choose(
+    options: &Options,
+    ids: &[String],
+    pins: Pins,
+    held: &[Held],
+    now: DateTime<Utc>,
+) -> Result<Named> {
     let stems = ids.iter().map(|id| meant(options, id, held)).collect::<Result<BTreeSet<_>>>()?;
     for held in held {
         for entry in held.catalogue.entries.iter().filter(|entry| stems.contains(entry.stem())) {

@@ -187,7 +187,8 @@ fn expect_databases(options: &Options, held: &[Held]) -> Result<()> {
             let there: BTreeSet<&str> = entries().map(Entry::database).collect();
             let there = there.into_iter().collect::<Vec<_>>().join(", ");
             let sentence = format!("there is no backup of database {database:?} of instance {}", options.instance);
-            let hint = if there.is_empty() { "there is none of any".to_owned() } else { format!("there are of {there}") };
+            let hint =
+                if there.is_empty() { "there is none of any".to_owned() } else { format!("there are of {there}") };
             return Err(Error::new(Kind::NoSuchBackup, sentence).hint(hint));
         }
     }
@@ -314,9 +315,10 @@ impl Planner<'_> {
         let planned = meant.filter_map(|((backup, candidate), decision)| {
             let since = dropped.since(&candidate.group)?;
             let stays = match decision {
-                Decision::Keep(reasons) => reasons.into_iter().filter(|reason| {
-                    matches!(reason, Kept::Pinned(_) | Kept::Future { .. })
-                }).collect(),
+                Decision::Keep(reasons) => reasons
+                    .into_iter()
+                    .filter(|reason| matches!(reason, Kept::Pinned(_) | Kept::Future { .. }))
+                    .collect(),
                 Decision::Remove(_) => Vec::new(),
             };
             let decision = match stays.is_empty() {
