@@ -9,9 +9,9 @@ use pgkeep::clock::{Clock, ManualClock, SystemClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind};
 use pgkeep::repo::{
-    BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest, DumpStem, Ending,
-    Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run, RunName, RunOutcome,
-    RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredObject, SweepPlan, Verb, runs,
+    ArchiveFormat, BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest,
+    DumpStem, Ending, Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run,
+    RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredObject, SweepPlan, Verb, runs,
 };
 use pgkeep::storage::{Effect, Fault, FaultyStorage, Injection, Key, LocalStorage, MemoryStorage, Missing, Operation};
 
@@ -115,13 +115,18 @@ fn manifest(stem: &DumpStem, database: &str, objects: Vec<StoredObject>) -> Dump
         finished_at: at,
         duration_seconds: 0.0,
         client: Client { program: "pg_dump".to_owned(), version: "15.8".to_owned() },
-        archive_version: "1.14".to_owned(),
+        archive_format: ArchiveFormat::Custom,
+        archive_version: Some("1.14".to_owned()),
         compression: Compression::zstd(3),
+        encryption: None,
         plain: Fingerprint::of(b"plain"),
         objects,
         globals: Globals { included: GlobalsIncluded::NotIncluded, reason: None },
         checks: Checks { decoded: true, read_back: false },
         filtered: false,
+        filter: None,
+        label: None,
+        keep: None,
         counts: Counts::default(),
         database_size_bytes: None,
         pgkeep_version: "0.1.0".to_owned(),

@@ -8,6 +8,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::document::{self, FORMAT};
+use super::filter::FilterDigest;
+use super::keep::Keep;
 use super::layout::{BackupId, DumpStem, Ending, ObjectName, ObjectRole, Packing, PartNumber};
 use super::name::{InstanceName, SystemIdentifier};
 use super::repository::Repository;
@@ -37,9 +39,15 @@ pub struct DumpManifest {
     /// By a clock that does not jump.
     pub duration_seconds: f64,
     pub client: Client,
-    /// As the head of the archive has it ("1.14").
-    pub archive_version: String,
+    #[serde(default, skip_serializing_if = "ArchiveFormat::is_custom")]
+    pub archive_format: ArchiveFormat,
+    /// As the head of the archive has it ("1.14"); a script has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_version: Option<String>,
     pub compression: Compression,
+    /// `None`: everybody who can read the repository can read the dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// The archive as `pg_dump` wrote it, before compression.
     pub plain: Fingerprint,
     pub objects: Vec<StoredObject>,
@@ -47,6 +55,16 @@ pub struct DumpManifest {
     pub checks: Checks,
     /// Made with a choice of schemas, tables or sections: not a backup of the database.
     pub filtered: bool,
+    /// Which choice: dumps of one choice are a group of their own. What was chosen is in the details, since it names
+    /// tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterDigest>,
+    /// What its user called it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Kept by its user's word, whatever the rules of retention say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
     pub counts: Counts,
     /// `pg_database_size` at the start.
     pub database_size_bytes: Option<u64>,
@@ -66,6 +84,49 @@ pub struct ServerVersion {
     pub number: u32,
     /// `server_version`: "15.8 (Debian 15.8-0+deb12u1)".
     pub text: String,
+}
+
+/// What `pg_dump --format` was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArchiveFormat {
+    #[default]
+    Custom,
+    Directory,
+    /// A script of SQL.
+    Plain,
+    Tar,
+}
+
+impl ArchiveFormat {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Custom => "custom",
+            Self::Directory => "directory",
+            Self::Plain => "plain",
+            Self::Tar => "tar",
+        }
+    }
+
+    fn is_custom(&self) -> bool {
+        *self == Self::Custom
+    }
+}
+
+/// To whom everything but the manifest and the checksums is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    pub method: EncryptionMethod,
+    /// Public keys, as they were configured.
+    pub recipients: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncryptionMethod {
+    /// <https://age-encryption.org/v1>
+    Age,
 }
 
 /// What was asked for, not what answered: a host name, a tunnel's end, a socket directory.
@@ -374,8 +435,10 @@ pub(super) mod tests {
             finished_at: started_at + chrono::TimeDelta::seconds(90),
             duration_seconds: 90.5,
             client: Client { program: "/usr/lib/postgresql/15/bin/pg_dump".to_owned(), version: "15.8".to_owned() },
-            archive_version: "1.14".to_owned(),
+            archive_format: ArchiveFormat::Custom,
+            archive_version: Some("1.14".to_owned()),
             compression: Compression::zstd(3),
+            encryption: None,
             plain: Fingerprint::of(b"plain"),
             objects: vec![
                 object(Ending::archive(packing)),
@@ -388,6 +451,9 @@ pub(super) mod tests {
             },
             checks: Checks { decoded: true, read_back: false },
             filtered: false,
+            filter: None,
+            label: None,
+            keep: None,
             counts: Counts { tables: 92, rows_estimate: 1000, large_objects: 0, warnings: 0 },
             database_size_bytes: Some(8_000_000),
             pgkeep_version: "0.1.0".to_owned(),

@@ -11,10 +11,10 @@ use pgkeep::clock::{Clock as _, ManualClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind, Result};
 use pgkeep::repo::{
-    Adoption, BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending,
-    Folder, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof, Repository, Run, RunName,
-    RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb,
-    Verdict, intents, judged_intents, liveness, runs,
+    Adoption, ArchiveFormat, BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest,
+    DumpStem, Ending, Folder, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof,
+    Repository, Run, RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName,
+    StoredObject, SweepPlan, Verb, Verdict, intents, judged_intents, liveness, runs,
 };
 use pgkeep::storage::{Key, MemoryStorage};
 use tokio::runtime::Runtime;
@@ -214,13 +214,18 @@ fn manifest(database: &str, objects: Vec<StoredObject>) -> DumpManifest {
         finished_at: start(),
         duration_seconds: 0.0,
         client: Client { program: "pg_dump".to_owned(), version: "15.8".to_owned() },
-        archive_version: "1.14".to_owned(),
+        archive_format: ArchiveFormat::Custom,
+        archive_version: Some("1.14".to_owned()),
         compression: Compression::zstd(3),
+        encryption: None,
         plain: Fingerprint::of(b""),
         objects,
         globals: Globals { included: GlobalsIncluded::NotIncluded, reason: None },
         checks: Checks { decoded: true, read_back: false },
         filtered: false,
+        filter: None,
+        label: None,
+        keep: None,
         counts: Counts::default(),
         database_size_bytes: None,
         pgkeep_version: "0.1.0".to_owned(),

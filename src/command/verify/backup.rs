@@ -268,9 +268,10 @@ impl Reader<'_> {
     fn archive_header(&mut self, object: &StoredObject, archive: &Archive) {
         let (manifest, header) = (&self.backup.manifest, &archive.header);
         let inside = CompressionMethod::from(header.compression);
+        let version = manifest.archive_version.clone().unwrap_or_default();
         let differences = [
             ("database", &header.database, &manifest.database),
-            ("archive version", &header.version.to_string(), &manifest.archive_version),
+            ("archive version", &header.version.to_string(), &version),
             ("server version", &header.server_version, &manifest.server.text),
             ("compression", &inside.as_str().to_owned(), &manifest.compression.inside().as_str().to_owned()),
         ]
