@@ -40,18 +40,25 @@ pub struct Program {
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
     audience: Option<UnboundedSender<String>>,
+    kept: fn(&str) -> bool,
 }
 
 impl Program {
     /// `environment` is the whole environment of the child; nothing is inherited.
     pub fn new(path: impl Into<PathBuf>, environment: BTreeMap<OsString, OsString>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), environment, audience: None }
+        Self { path: path.into(), arguments: Vec::new(), environment, audience: None, kept: |_| true }
     }
 
     /// Sends every line of standard error to `audience` at once, besides keeping it within the bound. They are not logged
     /// then: the audience knows which may be.
     pub fn heard_by(mut self, audience: UnboundedSender<String>) -> Self {
         self.audience = Some(audience);
+        self
+    }
+
+    /// Keeps only these lines of standard error; all are logged.
+    pub fn keeping(mut self, kept: fn(&str) -> bool) -> Self {
+        self.kept = kept;
         self
     }
 
@@ -126,7 +133,7 @@ impl Program {
     /// live as long as the process, and never from a blocking thread.
     fn spawn(mut self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
         let name = self.name();
-        let audience = self.audience.take();
+        let (audience, kept) = (self.audience.take(), self.kept);
         let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(&self.environment);
         command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
@@ -139,7 +146,8 @@ impl Program {
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
         let said = Arc::new(Mutex::new(Said::default()));
-        let listener = inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience)));
+        let listener =
+            inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience, kept)));
         Ok(Child { name, inner, said, listener })
     }
 }
@@ -307,7 +315,12 @@ impl Exit {
     }
 }
 
-async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<UnboundedSender<String>>) {
+async fn listen(
+    stderr: ChildStderr,
+    said: Arc<Mutex<Said>>,
+    audience: Option<UnboundedSender<String>>,
+    kept: fn(&str) -> bool,
+) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -326,7 +339,9 @@ async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<Un
             Some(audience) => drop(audience.send(text.clone())),
             None => tracing::debug!(target: "pgkeep::child", "{text}"),
         }
-        lock(&said).add(text);
+        if kept(&text) {
+            lock(&said).add(text);
+        }
     }
 }
 
@@ -362,6 +377,13 @@ mod tests {
 
     fn shell(script: &str) -> Program {
         Program::new("/bin/sh", BTreeMap::new()).arg("-c").arg(script)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_kept_makes_no_room_for_itself() {
+        let talk = shell("i=0; while [ $i -lt 500 ]; do echo step; i=$((i+1)); done >&2; echo cause >&2; exit 1");
+        let (_, exit) = talk.keeping(|line| line != "step").output(100).await.unwrap();
+        assert_eq!(exit.stderr, ["cause"]);
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! The clap tree. Parsing does nothing; every flag listed here works.
 
+mod choice;
 mod dump;
+mod pin;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -10,7 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::completion::backup_ids;
+pub use choice::ChoiceArgs;
 pub use dump::{CheckLevel, DumpArgs};
+pub use pin::PinArgs;
 
 const AFTER_HELP: &str = "\
 Examples:

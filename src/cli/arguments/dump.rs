@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use pgkeep::command::dump::{Compress, PartSize};
 use pgkeep::error::Error;
 
-use super::{ConnectionArgs, duration};
+use super::{ChoiceArgs, ConnectionArgs, PinArgs, duration};
 
 /// Dump databases into a repository, proven before it counts
 #[derive(Debug, Args)]
@@ -21,6 +21,8 @@ Examples:
   pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
   pgkeep dump --all --config /etc/pgkeep/site.toml
   pgkeep dump -d shop --repo /backups --split 2G
+  pgkeep dump -d shop --repo /backups --label 'before 4.2' --keep 30d
+  pgkeep dump -d shop --repo /backups --table 'sales.*' --exclude-table-data audit
   pgkeep dump -d shop --repo /backups --dry-run
 
 The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
@@ -64,6 +66,12 @@ pub struct DumpArgs {
     /// Print what would be done and store nothing
     #[arg(long)]
     pub dry_run: bool,
+
+    #[command(flatten)]
+    pub pin: PinArgs,
+
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
 
     #[command(flatten)]
     pub connection: ConnectionArgs,

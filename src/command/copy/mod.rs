@@ -253,5 +253,7 @@ fn run_item(item: &Item) -> RunItem {
         hint: error.and_then(|error| error.next_step().map(str::to_owned)),
         stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
         duration_seconds: item.duration_seconds,
+        filter: None,
+        replay_paused_seconds: None,
     }
 }

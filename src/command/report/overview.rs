@@ -167,15 +167,16 @@ fn kept(series: &Series, repository: &str) -> Kept {
     Kept { name: repository.to_owned(), backups, stored_bytes }
 }
 
-/// The newest dump of each database that was tried and has ended.
+/// The newest dump of each database that was tried and has ended; one of a part of it only where the whole was never
+/// tried.
 fn last_attempts(runs: &[&SeenRun]) -> BTreeMap<String, Attempt> {
     let mut attempts = BTreeMap::new();
+    let items = || dumps(runs).flat_map(|record| record.items.iter().map(move |item| (record, item)));
+    let (parts, wholes): (Vec<_>, Vec<_>) = items().partition(|(_, item)| item.filter.is_some());
     // Oldest first: the newer one takes the place of the older.
-    for record in dumps(runs) {
-        for item in &record.items {
-            if let Some(database) = &item.database {
-                attempts.insert(database.clone(), attempt(record, item));
-            }
+    for (record, item) in parts.into_iter().chain(wholes) {
+        if let Some(database) = &item.database {
+            attempts.insert(database.clone(), attempt(record, item));
         }
     }
     attempts

@@ -61,6 +61,8 @@ impl Verified {
             hint: error.and_then(|error| error.next_step().map(str::to_owned)),
             stored_bytes: self.stored_bytes,
             duration_seconds: self.duration_seconds,
+            filter: None,
+            replay_paused_seconds: None,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod client;
 mod database;
 mod file;
+mod filtered;
 mod plan;
 mod roles;
 mod server;
@@ -319,5 +320,7 @@ fn run_item(item: &Item) -> RunItem {
         hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
         stored_bytes: None,
         duration_seconds: item.duration_seconds,
+        filter: None,
+        replay_paused_seconds: None,
     }
 }
