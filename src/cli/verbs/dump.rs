@@ -168,6 +168,14 @@ fn item_text(item: &Item) -> String {
         bytes(stored),
         item.duration_seconds
     );
+    let text = match &item.filter {
+        Some(choice) => format!("{text}\n  a choice of the database ({choice}), which does not count as its backup"),
+        None => text,
+    };
+    let text = match item.replay_paused_seconds {
+        Some(seconds) => format!("{text}\n  replay on the standby stood still for {seconds:.1} s"),
+        None => text,
+    };
     if item.repositories.len() < 2 {
         return text;
     }
