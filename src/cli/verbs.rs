@@ -3,6 +3,7 @@
 mod check;
 mod copy;
 mod dump;
+mod prune;
 mod report;
 mod restore;
 mod verify;
@@ -28,6 +29,7 @@ use pgkeep::command::{Context, Place};
 pub use check::check;
 pub use copy::copy;
 pub use dump::{dump, report_unbegun};
+pub use prune::prune;
 pub use report::report;
 pub use restore::restore;
 pub use verify::verify;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::DOCUMENTS_AT_ONCE;
 use super::document::{self, FORMAT};
+use super::filter::FilterDigest;
 use super::intent::{LIMIT, Liveness, SeenIntent, judged_intents};
 use super::layout::{BackupId, Folder, RunName, StoredName, Verb};
 use super::lock::{Lock, LockState};
@@ -60,6 +61,12 @@ pub struct RunItem {
     pub hint: Option<String>,
     pub stored_bytes: Option<u64>,
     pub duration_seconds: f64,
+    /// Which choice of the database it was, where it was not the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterDigest>,
+    /// For how long replay stood still on the standby that was dumped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_paused_seconds: Option<f64>,
 }
 
 impl RunItem {
@@ -76,6 +83,8 @@ impl RunItem {
             hint: error.and_then(|error| error.next_step().map(str::to_owned)),
             stored_bytes: None,
             duration_seconds: 0.0,
+            filter: None,
+            replay_paused_seconds: None,
         }
     }
 

@@ -87,7 +87,7 @@ async fn candidates(repository: &Repository, instance: &InstanceName, env_file: 
         is_archive && !is_named && endings.iter().all(|ending| ending.is_of_script())
     });
     // What options it was made with nobody knows; those of the env file are the nearest guess.
-    let filtered = env_file.extra_options.filtered;
+    let filtered = env_file.extra_options.is_filtered();
     let theirs = theirs.map(|(stem, _)| candidate(&stem, filtered, Standing::Unproven));
     Ok(ours.chain(theirs).collect())
 }

@@ -10,11 +10,11 @@ use crate::command::{Context, Copy, Repositories, Status, Unread, repo_flags};
 use crate::error::{Error, Kind, Result};
 use crate::process::shell_word;
 use crate::repo::retention::{
-    Candidate, Decision, Dropped, Extent, Kept, LastFailures, Policy, Removed, Standing, decide, dropped,
+    Candidate, Decision, Dropped, Extent, Group, Kept, LastFailures, Policy, Removed, Standing, decide, dropped,
 };
 use crate::repo::{
-    Backup, BackupKind, Catalogue, DumpStem, Entry, InstanceName, Keep, Repository, RunStatus, Stamp, StoredName,
-    Unreadable, Verb,
+    Backup, BackupKind, Catalogue, DumpStem, Entry, InstanceName, Keep, Repository, RunItem, RunStatus, Stamp,
+    StoredName, Unreadable, Verb,
 };
 use crate::storage::Prefix;
 
@@ -169,14 +169,22 @@ async fn failures(
         let records = runs.into_iter().filter_map(|run| run.record.ok()).filter(|record| record.verb == Verb::Dump);
         for record in records {
             let failed = record.items.iter().filter(|item| item.status != RunStatus::Succeeded);
-            for database in failed.filter_map(|item| item.database.as_deref()) {
-                let encoded = DumpStem::new(database, Stamp::of(now), "host").encoded_database().to_owned();
-                let known = failures.entry((instance.clone(), encoded)).or_insert(record.started_at);
+            for group in failed.filter_map(|item| group_of(instance, item)) {
+                let known = failures.entry(group).or_insert(record.started_at);
                 *known = (*known).max(record.started_at);
             }
         }
     }
     Ok(failures)
+}
+
+/// What a dump would have been one of.
+fn group_of(instance: &InstanceName, item: &RunItem) -> Option<Group> {
+    // Names in keys are made here as for a backup: the time and the host play no part.
+    let stem = DumpStem::new(item.database.as_deref()?, Stamp::of(DateTime::UNIX_EPOCH), "host");
+    let extent = item.filter.clone().map_or(Extent::Whole, |filter| Extent::Part(Some(filter)));
+    let database = stem.encoded_database().to_owned();
+    Some(Group { instance: instance.clone(), kind: BackupKind::Dump, database, extent })
 }
 
 /// A name that is mistyped must not look like one of which nothing is old.

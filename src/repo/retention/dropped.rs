@@ -16,8 +16,8 @@ pub const DROPPED_AFTER: TimeDelta = TimeDelta::days(8);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dropped(pub BTreeMap<Group, DateTime<Utc>>);
 
-/// When a dump of a database, by its name in keys, was last tried in vain. A database whose dumps fail is not dropped.
-pub type LastFailures = BTreeMap<(InstanceName, String), DateTime<Utc>>;
+/// When a backup of a group was last tried in vain. What cannot be backed up is not dropped.
+pub type LastFailures = BTreeMap<Group, DateTime<Utc>>;
 
 impl Dropped {
     pub fn since(&self, group: &Group) -> Option<DateTime<Utc>> {
@@ -42,8 +42,7 @@ pub fn dropped(candidates: &[Candidate], failures: &LastFailures, now: DateTime<
         *known = (*known).max(*started_at);
     }
     let is_dropped = |(group, newest): &(&Group, DateTime<Utc>)| {
-        let failed = failures.get(&(group.instance.clone(), group.database.clone())).copied();
-        let tried = failed.map_or(*newest, |failed| failed.max(*newest));
+        let tried = failures.get(*group).map_or(*newest, |failed| *newest.max(failed));
         of_instance.get(&group.instance).is_some_and(|of_instance| is_dropped(tried, *of_instance))
     };
     Dropped(newest.into_iter().filter(is_dropped).map(|(group, since)| (group.clone(), since)).collect())

@@ -170,7 +170,8 @@ fn a_database_that_is_no_longer_backed_up_is_left_alone() {
     assert!(!is_gone(&[good(30), other(29)], &LastFailures::new()));
     assert!(!is_gone(&[good(0), other(-300)], &LastFailures::new()));
     // One whose dumps fail is not dropped.
-    let shop = ("main".parse().unwrap(), "shop".to_owned());
+    let shop = group("shop", Extent::Whole);
+    assert!(is_gone(&[good(10), other(0)], &[(group("shop", Extent::Part(None)), now())].into()));
     assert!(!is_gone(&[good(10), other(0)], &[(shop.clone(), now())].into()));
     assert!(is_gone(&[good(10), other(0)], &[(shop, now() - TimeDelta::days(9))].into()));
 }

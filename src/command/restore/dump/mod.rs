@@ -8,6 +8,7 @@
 mod client;
 mod database;
 mod file;
+mod filtered;
 mod plan;
 mod roles;
 mod server;
