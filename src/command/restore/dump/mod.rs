@@ -7,6 +7,7 @@
 
 mod client;
 mod database;
+mod elsewhere;
 mod file;
 mod plan;
 mod roles;
