@@ -7,6 +7,7 @@ pub mod databases;
 pub mod drop_in;
 pub mod dump;
 pub mod finding;
+pub mod instance;
 mod place;
 pub mod prune;
 mod reading;

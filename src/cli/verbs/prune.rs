@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+use pgkeep::command::instance::Instance;
 use pgkeep::command::prune::{self, Action, Item, Options, Pins, Wanted};
 use pgkeep::command::{Context, Outcome, Place};
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::retention::Policy;
 
-use super::Request;
+use super::{Request, instance};
 use crate::cli::arguments::{PruneArgs, RuleArgs};
 use crate::cli::output::{bytes, counted, harmless, table};
 use crate::cli::run::Screen;
@@ -30,8 +31,8 @@ async fn run(screen: &Screen, context: &Context, request: &Request, args: &Prune
 }
 
 fn options(request: &Request, args: &PruneArgs) -> Result<Options> {
-    let mut repositories = super::repositories(request)?;
-    let instance = super::instance(request)?;
+    let instance = instance::one(request)?;
+    let mut repositories = instance::repositories(request, &instance)?;
     let wanted = if !args.id.is_empty() {
         let pins = if args.unpin { Pins::Released } else { Pins::Hold };
         Wanted::Named { ids: args.id.clone(), pins }
@@ -43,14 +44,17 @@ fn options(request: &Request, args: &PruneArgs) -> Result<Options> {
             // Those of a bucket are left to the rules of its provider, as the env file has it.
             repositories.retain(|place| place.address.is_local());
         }
-        Wanted::Rules(rules(request, typed, &repositories)?)
+        Wanted::Rules(rules(request, &instance, typed, &repositories)?)
     };
-    Ok(Options { repositories, instance, databases: args.dbname.clone(), wanted })
+    Ok(Options { repositories, instance: instance.name, databases: args.dbname.clone(), wanted })
 }
 
 /// The typed rules replace the configured ones.
-fn rules(request: &Request, typed: Option<Policy>, repositories: &[Place]) -> Result<Policy> {
-    let configured = || request.drop_in.as_ref().map(|drop_in| Policy::of_days(drop_in.env_file().retention_days));
+fn rules(request: &Request, instance: &Instance, typed: Option<Policy>, repositories: &[Place]) -> Result<Policy> {
+    let configured = || match &request.drop_in {
+        Some(drop_in) => Policy::of_days(drop_in.env_file().retention_days),
+        None => Policy::from(&instance.retention),
+    };
     let none = || {
         Error::usage("no rule says what to keep").hint(
             "give one, such as --keep-daily 7 --keep-weekly 4, or write [instance.NAME.retention] into the \
@@ -61,7 +65,7 @@ fn rules(request: &Request, typed: Option<Policy>, repositories: &[Place]) -> Re
         return Err(Error::usage("RETENTION_DAYS is for backups on this host, and there are none")
             .hint("give rules for the bucket, such as --keep-daily 7"));
     }
-    typed.or_else(configured).filter(|policy| !policy.is_empty()).ok_or_else(none)
+    Some(typed.unwrap_or_else(configured)).filter(|policy| !policy.is_empty()).ok_or_else(none)
 }
 
 /// `None` where no rule is typed.
