@@ -9,6 +9,7 @@ mod archive;
 mod copies;
 mod destination;
 mod fan;
+mod filter;
 mod globals;
 mod parts;
 mod plan;
@@ -22,7 +23,6 @@ use serde::Serialize;
 use super::databases::Databases;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
-use crate::config::env_file::ExtraOptions;
 use crate::error::{Error, Kind, Result};
 use crate::pg::archive::ArchiveCompression;
 use crate::pg::conninfo::ConnectionFlags;
@@ -30,14 +30,15 @@ use crate::pg::tools::Search;
 use crate::progress::Unit;
 use crate::repo::archive::{expect, fingerprint, read_archive};
 use crate::repo::{
-    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Globals, GlobalsIncluded, InstanceName,
-    Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
-    checksum_lines,
+    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Globals, GlobalsIncluded,
+    InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome,
+    ServerVersion, Source, checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
 use destination::Destinations;
 
 pub use super::place::Check;
+pub use filter::{Choice, Filter, Switch};
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
 
@@ -56,14 +57,22 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// Stores the archive in parts of at most this size.
     pub split: Option<PartSize>,
-    /// Added to what `pg_dump` is told; their level of compression is what [`Compress::ByPgDump`] was made of.
-    pub extra_options: ExtraOptions,
+    /// What of each database.
+    pub filter: Filter,
+    pub pin: Pin,
     /// `None`: each repository its own.
     pub check: Option<Check>,
     pub globals: WantedGlobals,
     /// How long `pg_dump` waits for a table that others have locked.
     pub lock_wait: Duration,
     pub lineage: NewLineage,
+}
+
+/// What the user says of the backup that is about to be made.
+#[derive(Clone, Debug, Default)]
+pub struct Pin {
+    pub label: Option<Label>,
+    pub keep: Option<KeepFor>,
 }
 
 /// Who compresses the archive.
@@ -143,6 +152,10 @@ pub struct Item {
     pub plain_bytes: Option<u64>,
     pub globals: Option<GlobalsIncluded>,
     pub checks: Option<Checks>,
+    /// Which choice of the database it is, where it is not the whole.
+    pub filter: Option<FilterDigest>,
+    /// For how long replay stood still on the standby; `None` where it was not paused.
+    pub replay_paused_seconds: Option<f64>,
     pub repositories: Vec<Copy>,
     pub warnings: Vec<String>,
     pub error: Option<Error>,
@@ -161,11 +174,45 @@ impl super::Item for Item {
     }
 }
 
+impl Item {
+    /// A database of several instances' that its own did not come to.
+    pub fn unbegun(instance: &InstanceName, database: &str, error: Error) -> Self {
+        Self {
+            status: Status::Failed,
+            stage: Some(Stage::Connect.as_str()),
+            error: Some(error),
+            ..Self::begun(instance, database)
+        }
+    }
+
+    /// Nothing is known of it yet. What fails is not a backup and has no id that anything could be done with.
+    fn begun(instance: &InstanceName, database: &str) -> Self {
+        Self {
+            id: None,
+            instance: instance.clone(),
+            database: database.to_owned(),
+            status: Status::Ok,
+            stage: None,
+            duration_seconds: 0.0,
+            plain_bytes: None,
+            globals: None,
+            checks: None,
+            filter: None,
+            replay_paused_seconds: None,
+            repositories: Vec::new(),
+            warnings: Vec::new(),
+            error: None,
+            manifest: None,
+        }
+    }
+}
+
 /// Plans and executes; a run that could not be planned is recorded.
 pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Item>> {
     match plan(context, options).await {
         Ok(plan) => execute(context, options, plan).await,
         Err(error) => {
+            let error = context.interrupt.explain(error).await;
             record_unplanned(context, options, &error).await;
             Err(error)
         }
@@ -214,21 +261,10 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem {
-        id: item.id.clone(),
-        database: Some(item.database.clone()),
-        status: match item.status {
-            Status::Ok => RunStatus::Succeeded,
-            Status::Partial => RunStatus::Partial,
-            Status::Failed | Status::NotVerified => RunStatus::Failed,
-        },
-        stage: item.stage.map(str::to_owned),
-        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
-        error: item.error.as_ref().map(Error::to_string),
-        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
-        duration_seconds: item.duration_seconds,
-    }
+    let of = RunItem::of(item.id.clone(), &item.database, item.stage, item.error.as_ref())
+        .stored(item.repositories.iter().find_map(|copy| copy.stored_bytes))
+        .lasted(item.duration_seconds);
+    RunItem { filter: item.filter.clone(), replay_paused_seconds: item.replay_paused_seconds, ..of }
 }
 
 struct Dumper<'a> {
@@ -255,35 +291,23 @@ struct Contents {
 impl Dumper<'_> {
     async fn dump(&mut self, planned: PlannedItem) -> Item {
         let started = Instant::now();
-        let database = planned.name.clone();
         let mut warnings = Vec::new();
         let done = self.dump_database(&planned, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
-        let item = Item {
-            // What failed is not a backup and has no id that anything could be done with.
-            id: None,
-            instance: self.options.instance.clone(),
-            database,
-            status: Status::Ok,
-            stage: None,
-            duration_seconds,
-            plain_bytes: None,
-            globals: None,
-            checks: None,
-            repositories: Vec::new(),
-            warnings,
-            error: None,
-            manifest: None,
-        };
+        let begun = Item::begun(&self.options.instance, &planned.name);
+        let item = Item { duration_seconds, warnings, filter: self.options.filter.digest(), ..begun };
         match done {
             Ok(dumped) => self.dumped(item, dumped),
-            Err(Failed { stage, error }) => Item {
-                status: Status::Failed,
-                stage: Some(stage.as_str()),
-                repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
-                error: Some(in_stage(&item.database, stage, error)),
-                ..item
-            },
+            Err(Failed { stage, error }) => {
+                let error = self.context.interrupt.explain(error).await;
+                Item {
+                    status: Status::Failed,
+                    stage: Some(stage.as_str()),
+                    repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
+                    error: Some(in_stage(&item.database, stage, error)),
+                    ..item
+                }
+            }
         }
     }
 
@@ -429,7 +453,12 @@ impl Dumper<'_> {
         let stored = archive::store(self.context, self.options, source, &snapshot, copies).await?;
         warnings.extend(stored.warnings.iter().cloned());
 
-        let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
+        let details = DumpDetails::new(
+            snapshot.description,
+            stored.archive.toc.owners(),
+            self.options.filter.choice(),
+            stored.warnings,
+        );
         let packing = self.options.compress.packing();
         let inside = stored.archive.header.compression;
         let checksum = async |making: &Making<'_>| {
@@ -470,10 +499,10 @@ impl Dumper<'_> {
             objects: Vec::new(),
             globals: Globals { included: globals.included, reason: globals.reason },
             checks: Checks { decoded: inside.is_decoded(), read_back: false },
-            filtered: self.options.extra_options.filtered,
-            filter: None,
-            label: None,
-            keep: None,
+            filtered: self.options.filter.is_filtered(),
+            filter: self.options.filter.digest(),
+            label: self.options.pin.label.as_ref().map(|label| label.as_str().to_owned()),
+            keep: self.options.pin.keep.map(|keep| keep.from(started_at)),
             counts: counts(&details),
             database_size_bytes: Some(details.description.database.size_bytes),
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
