@@ -64,7 +64,12 @@ fn a_part_is_what_was_chosen_and_not_a_backup_of_the_whole() {
     assert_eq!(whole.details().get("choice"), None);
 
     let cases: [(&[&str], &[&str], &[&str], &[&str]); 8] = [
-        (&["-n", "sales"], &["--schema=sales"], &["TABLE DATA sales orders postgres"], &["TABLE public plain postgres"]),
+        (
+            &["-n", "sales"],
+            &["--schema=sales"],
+            &["TABLE DATA sales orders postgres"],
+            &["TABLE public plain postgres"],
+        ),
         (&["-N", "sales"], &["--exclude-schema=sales"], &["TABLE public plain postgres"], &["SCHEMA - sales postgres"]),
         (
             &["-t", "sales.*", "-t", "plain"],
@@ -72,19 +77,19 @@ fn a_part_is_what_was_chosen_and_not_a_backup_of_the_whole() {
             &["TABLE sales lines postgres", "TABLE public plain postgres"],
             &["SCHEMA - sales postgres", "TABLE public audit postgres"],
         ),
-        (&["-T", "audit"], &["--exclude-table=audit"], &["TABLE sales lines postgres"], &["TABLE public audit postgres"]),
+        (
+            &["-T", "audit"],
+            &["--exclude-table=audit"],
+            &["TABLE sales lines postgres"],
+            &["TABLE public audit postgres"],
+        ),
         (
             &["--exclude-table-data", "audit"],
             &["--exclude-table-data=audit"],
             &["TABLE public audit postgres"],
             &["TABLE DATA public audit postgres"],
         ),
-        (
-            &["--data-only"],
-            &["--data-only"],
-            &["TABLE DATA public audit postgres"],
-            &["TABLE public audit postgres"],
-        ),
+        (&["--data-only"], &["--data-only"], &["TABLE DATA public audit postgres"], &["TABLE public audit postgres"]),
         (
             &["--schema-only"],
             &["--schema-only"],
@@ -221,8 +226,11 @@ fn rows_alone_are_not_restored_into_a_new_database() {
     let file = world.workspace.path("rows.dump");
     world.pgkeep(&["restore", "dump", &dump.id(), "--to-file", file.to_str().unwrap()]).succeeds();
     world.cluster.create_database("copy");
-    world.cluster.sql("copy", "CREATE SCHEMA sales; CREATE TABLE sales.orders (a int); CREATE TABLE sales.lines (a int);
-        CREATE TABLE audit (a int); CREATE TABLE \"Audit Log\" (a int); CREATE TABLE plain (a int)");
+    world.cluster.sql(
+        "copy",
+        "CREATE SCHEMA sales; CREATE TABLE sales.orders (a int); CREATE TABLE sales.lines (a int);
+        CREATE TABLE audit (a int); CREATE TABLE \"Audit Log\" (a int); CREATE TABLE plain (a int)",
+    );
     let mut load = world.cluster.client("pg_restore");
     load.args(["--data-only", "--single-transaction", "--dbname=copy"]).arg(&file);
     world.cluster.run(&mut load);

@@ -119,6 +119,7 @@ impl World {
             globals: dump::WantedGlobals::Include,
             lock_wait: Duration::from_secs(60),
             lineage: NewLineage::Refused,
+            replay: dump::Replay::Pause,
         };
         let plan = dump::plan(&self.context, &options).await.unwrap();
         match dump::execute(&self.context, &options, plan).await {

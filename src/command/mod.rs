@@ -9,6 +9,7 @@ pub mod dump;
 pub mod finding;
 mod place;
 mod reading;
+mod replay;
 pub mod report;
 pub mod restore;
 mod stage;

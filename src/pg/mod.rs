@@ -4,6 +4,7 @@ pub mod archive;
 pub mod conninfo;
 pub mod database;
 pub mod ident;
+pub mod replay;
 pub mod script;
 pub mod session;
 pub mod tls;

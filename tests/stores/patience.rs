@@ -58,6 +58,7 @@ async fn dump(context: &Context, world: &World, places: &[&Place]) -> Outcome<du
         globals: dump::WantedGlobals::LeaveOut,
         lock_wait: Duration::from_secs(60),
         lineage: NewLineage::Refused,
+        replay: dump::Replay::Pause,
     };
     let plan = dump::plan(context, &options).await.unwrap();
     dump::execute(context, &options, plan).await.unwrap()

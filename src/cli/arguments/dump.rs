@@ -63,6 +63,10 @@ pub struct DumpArgs {
     #[arg(long)]
     pub new_lineage: bool,
 
+    /// Of a standby: let replay go on while it is dumped (it may cancel the dump)
+    #[arg(long)]
+    pub no_pause_replay: bool,
+
     /// Print what would be done and store nothing
     #[arg(long)]
     pub dry_run: bool,

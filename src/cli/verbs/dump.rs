@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::dump::{
-    self, Check, Choice, Compress, Filter, Item, Options, Pin, Preview, PreviewedPlace, Switch, WantedGlobals,
+    self, Check, Choice, Compress, Filter, Item, Options, Pin, Preview, PreviewedPlace, Replay, Switch, WantedGlobals,
 };
 use pgkeep::command::{Context, Copy, Outcome};
 use pgkeep::config::directories;
@@ -79,6 +79,7 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
         globals: if args.no_globals { WantedGlobals::LeaveOut } else { globals },
         lock_wait: args.lock_wait,
         lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
+        replay: if args.no_pause_replay { Replay::LeaveAlone } else { Replay::Pause },
     })
 }
 

@@ -341,8 +341,10 @@ fn no_good_backup(place: Place, report: &DatabaseReport, why: String) -> Finding
 /// The newest backup is whole, and was meant to hold a part: somebody chose that, and should know what it means.
 fn only_parts(series: &Series, report: &DatabaseReport) -> Option<Finding> {
     let newest = series.newest().filter(|newest| State::of(newest) == State::Filtered)?;
-    let evidence =
-        format!("there is no backup of the whole: {} and its like leave out data, objects or rights, as their options say", newest.id());
+    let evidence = format!(
+        "there is no backup of the whole: {} and its like leave out data, objects or rights, as their options say",
+        newest.id()
+    );
     let fix =
         "a part is restored by its id; for the whole, dump without such options (in an env file: PG_DUMP_EXTRA_OPTS)";
     Some(Finding::warn("only-parts", report.database.as_str(), evidence).fix(fix))
