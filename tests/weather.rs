@@ -117,7 +117,7 @@ impl World {
             pin: dump::Pin::default(),
             check: None,
             globals: dump::WantedGlobals::Include,
-            lock_wait: Duration::from_secs(60),
+            lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
             lineage: NewLineage::Refused,
             replay: dump::Replay::Pause,
         };

@@ -11,6 +11,7 @@ mod destination;
 mod fan;
 mod filter;
 mod globals;
+mod locks;
 mod parts;
 mod plan;
 mod source;
@@ -43,6 +44,7 @@ use destination::{Destination, Destinations};
 
 pub use super::place::Check;
 pub use filter::{Choice, Filter, Switch};
+pub use locks::LockWait;
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
 pub use standby::Replay;
@@ -68,8 +70,8 @@ pub struct Options {
     /// `None`: each repository its own.
     pub check: Option<Check>,
     pub globals: WantedGlobals,
-    /// How long `pg_dump` waits for a table that others have locked.
-    pub lock_wait: Duration,
+    /// For tables that others have locked.
+    pub lock_wait: LockWait,
     pub lineage: NewLineage,
     /// Of a standby that is dumped.
     pub replay: Replay,
@@ -282,7 +284,7 @@ impl Dumper<'_> {
         let database = planned.name.clone();
         let mut warnings = Vec::new();
         let mut pause = Pause::default();
-        let done = self.dump_or_panic(&planned, &mut pause, &mut warnings).await;
+        let done = self.dump_with_patience(&planned, &mut pause, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
         let item = Item {
             // What failed is not a backup and has no id that anything could be done with.
@@ -311,6 +313,36 @@ impl Dumper<'_> {
                 error: Some(in_stage(&item.database, stage, error)),
                 ..item
             },
+        }
+    }
+
+    /// As often as it takes until no table is locked by others, within reason. Each attempt has a snapshot of its own,
+    /// and of one that failed nothing is left.
+    async fn dump_with_patience(
+        &mut self,
+        planned: &PlannedItem,
+        pause: &mut Pause,
+        warnings: &mut Vec<String>,
+    ) -> Result<Dumped, Failed<Stage>> {
+        let LockWait { retries, .. } = self.options.lock_wait;
+        let (mut attempt, mut last) = (0, None);
+        loop {
+            attempt += 1;
+            warnings.clear();
+            let done = self.dump_or_panic(planned, pause, warnings).await;
+            let locked = match &done {
+                Err(failed) if attempt <= retries && locks::is_locked_out(&failed.error) => failed.error.to_string(),
+                _ => {
+                    warnings.extend(last);
+                    return done;
+                }
+            };
+            let gave_up = format!("attempt {attempt} of {} met a locked table: {locked}", u64::from(retries) + 1);
+            tracing::info!("{gave_up}");
+            last = Some(gave_up);
+            let interrupt = &self.context.interrupt;
+            let pause = tokio::time::sleep(self.options.lock_wait.pause());
+            interrupt.guard(async { Ok(pause.await) }).await.at(Stage::Archive)?;
         }
     }
 
