@@ -23,6 +23,7 @@ mod manifest;
 mod name;
 mod objects;
 mod packed;
+mod pause;
 mod platform_report;
 mod probe;
 mod proof;
@@ -63,6 +64,7 @@ pub use manifest::{
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
 pub use objects::remove_backup;
 pub use packed::{pack, unpack};
+pub use pause::{HeldPause, PauseGate, PauseNote, SeenPause, ServerStart};
 pub use platform_report::{LocalCopy, PlatformReport, PlatformStatus, RemoteCopy};
 pub use probe::probe;
 pub use proof::{Proof, Proofs, proofs};
