@@ -117,8 +117,9 @@ impl World {
             pin: dump::Pin::default(),
             check: None,
             globals: dump::WantedGlobals::Include,
-            lock_wait: Duration::from_secs(60),
+            lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
             lineage: NewLineage::Refused,
+            replay: dump::Replay::Pause,
         };
         let plan = dump::plan(&self.context, &options).await.unwrap();
         match dump::execute(&self.context, &options, plan).await {

@@ -11,6 +11,7 @@ pub mod instance;
 mod place;
 pub mod prune;
 mod reading;
+mod replay;
 pub mod report;
 pub mod restore;
 mod stage;

@@ -62,13 +62,21 @@ pub struct DumpArgs {
     #[arg(long)]
     pub no_globals: bool,
 
-    /// Give up if a table stays locked by others this long (0: never)
+    /// Give up an attempt if a table stays locked by others this long (0: at once)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub lock_wait: Duration,
+
+    /// After that begin anew up to this often, with a pause between
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub lock_retry: u32,
 
     /// Accept a PostgreSQL cluster that this instance has not held before
     #[arg(long)]
     pub new_lineage: bool,
+
+    /// Of a standby: let replay go on while it is dumped (it may cancel the dump)
+    #[arg(long)]
+    pub no_pause_replay: bool,
 
     /// Print what would be done and store nothing
     #[arg(long)]

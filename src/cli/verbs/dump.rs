@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::dump::{
-    self, Check, Choice, Compress, Filter, Item, Options, Pin, Preview, PreviewedPlace, Switch, WantedGlobals,
+    self, Check, Choice, Compress, Filter, Item, LockWait, Options, Pin, Preview, PreviewedPlace, Replay, Switch,
+    WantedGlobals,
 };
 use pgkeep::command::instance::{Instance, each};
 use pgkeep::command::{Context, Copy, Outcome};
@@ -166,8 +167,9 @@ fn options(context: &Context, request: &Request, args: &DumpArgs, instance: &Ins
             CheckLevel::ReadBack => Check::ReadBack,
         }),
         globals: if args.no_globals { WantedGlobals::LeaveOut } else { globals },
-        lock_wait: args.lock_wait,
+        lock_wait: LockWait { limit: args.lock_wait, retries: args.lock_retry },
         lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
+        replay: if args.no_pause_replay { Replay::LeaveAlone } else { Replay::Pause },
     })
 }
 

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::source::Source;
-use super::{Check, Compress, Context, Options, WantedGlobals};
+use super::{Check, Compress, Context, Options, Replay, WantedGlobals};
 use crate::command::Place;
 use crate::command::databases::{self, Databases};
 use crate::config::environment::Environment;
@@ -157,6 +157,9 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
     let snapshot = source.snapshot().await?;
     let repositories = join_all(options.repositories.iter().map(|place| previewed(context, place))).await;
     let mut steps = vec![super::archive::command(options, &source, &snapshot)?.command_line()];
+    if source.session().in_recovery() && options.replay == Replay::Pause {
+        steps.insert(0, "pause replay on the standby until pg_dump has ended".to_owned());
+    }
     if options.globals == WantedGlobals::Include {
         steps.push(super::globals::command(&source, super::globals::Passwords::Include)?.command_line());
     }
