@@ -50,7 +50,7 @@ pub use intent::{
 };
 pub use keep::Keep;
 pub use layout::{
-    BackupId, Coding, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
+    BackupId, Coding, DumpStem, Ending, Folder, Form, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
     ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
 pub use leftovers::{remove_leftovers, remove_leftovers_but};

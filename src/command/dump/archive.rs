@@ -15,7 +15,7 @@ use crate::pg::archive::Archive;
 use crate::process::{Program, shell_word};
 use crate::progress::Unit;
 use crate::repo::archive::ArchiveWatcher;
-use crate::repo::{Ending, StoredObject};
+use crate::repo::{Ending, Form, StoredObject};
 use crate::stream::{Compressed, Compression, Compressor, compress, relay};
 
 /// An archive that is stored under its final names; the manifest is still to come.
@@ -66,7 +66,7 @@ pub async fn store(
     };
     let stem = copies.stem().clone();
     let packing = options.compress.packing();
-    let mut parts = Parts::open(copies, packing, options.split, expected_bytes(snapshot)).await;
+    let mut parts = Parts::open(copies, Form::Custom, packing, options.split, expected_bytes(snapshot)).await;
     let pumped = match compressor.at(Stage::Archive) {
         Ok(compressor) => pump(&context.interrupt, compressor, &mut parts).await,
         Err(failed) => Err(failed),

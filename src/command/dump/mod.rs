@@ -30,7 +30,7 @@ use crate::pg::tools::Search;
 use crate::progress::Unit;
 use crate::repo::archive::{expect, fingerprint, read_archive};
 use crate::repo::{
-    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Globals, GlobalsIncluded, InstanceName,
+    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Form, Globals, GlobalsIncluded, InstanceName,
     Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
     checksum_lines,
 };
@@ -432,7 +432,7 @@ impl Dumper<'_> {
         let packing = self.options.compress.packing();
         let inside = stored.archive.header.compression;
         let mut objects = stored.objects;
-        let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
+        let mut small = vec![(Ending::checksum(Form::Custom, packing), checksum_lines(&objects).into())];
         small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
         small.push((Ending::DETAILS, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {

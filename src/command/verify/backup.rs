@@ -112,7 +112,8 @@ impl Reader<'_> {
     /// Every dump has a checksum and details, and globals if it says so.
     fn what_the_manifest_lacks(&mut self) {
         let packing = self.manifest().packing();
-        let mut needed = vec![Ending::Checksum { packing }, Ending::details_beside(packing)];
+        let checksum = Ending::checksum(self.manifest().form(), packing);
+        let mut needed = vec![checksum, Ending::details_beside(packing)];
         if self.manifest().globals.included != GlobalsIncluded::NotIncluded {
             needed.push(Ending::Globals { packing });
         }

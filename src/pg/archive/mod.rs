@@ -22,6 +22,7 @@ mod data;
 mod fields;
 mod head;
 mod inside;
+mod member;
 mod toc;
 
 use data::Blocks;
@@ -32,6 +33,7 @@ use toc::TocReader;
 
 pub use data::DataBlock;
 pub use head::{ArchiveCompression, ArchiveHeader, ArchiveVersion};
+pub use member::{Member, NoMember};
 pub use toc::{CatalogId, DumpId, Section, Toc, TocEntry};
 
 use crate::error::{Error, Kind, Result};
