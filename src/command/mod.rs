@@ -12,6 +12,7 @@ mod reading;
 pub mod report;
 pub mod restore;
 mod stage;
+mod staging;
 pub mod verify;
 
 use std::path::PathBuf;

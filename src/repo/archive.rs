@@ -5,7 +5,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use super::layout::{Coding, DumpStem, Ending, Form};
+use super::layout::{Coding, DumpStem, Ending, Form, Packing};
 use super::manifest::DumpManifest;
 use super::repository::Repository;
 use crate::digest::{Fingerprint, Fingerprinter};
@@ -107,10 +107,7 @@ pub async fn read_dump<W: Write + Send + 'static>(
     let form = manifest.form();
     let output = Watched { watcher: ArchiveWatcher::new(form, task.clone())?, output };
     let expected_bytes = manifest.plain.size_bytes;
-    let mut decoder = match first.name.ending.packing().coding {
-        Coding::Zstd => decompress(output, threads, Some(expected_bytes), task),
-        Coding::Plain => pass(output, expected_bytes, task),
-    }?;
+    let mut decoder = decoder(first.name.ending.packing(), output, Some(expected_bytes), threads, task)?;
     let key = first.key(&manifest.instance);
     if first.name.ending == Ending::whole(form, first.name.ending.packing()) {
         push_whole(repository, &key, &mut decoder).await?;
@@ -120,6 +117,20 @@ pub async fn read_dump<W: Write + Send + 'static>(
         push_part(repository, &part.key(&manifest.instance), part.fingerprint(), &mut decoder).await?;
     }
     finish(&key, None, manifest.plain, decoder).await
+}
+
+/// Undoes what stands around an object. Without `expected_bytes` the output has to have a limit of its own.
+pub(super) fn decoder<W: Write + Send + 'static>(
+    packing: Packing,
+    output: W,
+    expected_bytes: Option<u64>,
+    threads: NonZeroUsize,
+    task: Arc<dyn Task>,
+) -> Result<Decompressor<W>> {
+    match packing.coding {
+        Coding::Zstd => decompress(output, threads, expected_bytes, task),
+        Coding::Plain => pass(output, expected_bytes.unwrap_or(u64::MAX), task),
+    }
 }
 
 async fn push_whole<W>(repository: &Repository, key: &Key, decoder: &mut Decompressor<W>) -> Result<()> {
@@ -132,7 +143,7 @@ async fn push_whole<W>(repository: &Repository, key: &Key, decoder: &mut Decompr
 
 /// A part is compared with the manifest before the next one is begun, also when the decoder has already stumbled: so an
 /// error names the part that is damaged, missing or in the place of another.
-async fn push_part<W>(
+pub(super) async fn push_part<W>(
     repository: &Repository,
     key: &Key,
     written: Fingerprint,

@@ -3,6 +3,8 @@
 //! It stays readable where data are encrypted, so it holds sizes, hashes, times and versions, never the name of a
 //! user's table or role; those are in [`super::details`].
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -374,21 +376,16 @@ impl DumpManifest {
         None
     }
 
-    /// The table of contents is the first of the members, and each is named once, in their order.
+    /// The table of contents is among the files, and each is named once.
     fn odd_member(&self) -> Option<String> {
-        let mut before = None;
+        let mut seen = BTreeSet::new();
         for object in self.archive() {
-            let member = match object.name.ending {
-                Ending::Member { member, packing } if packing == self.packing() => member,
+            match object.name.ending {
+                Ending::Member { member, packing } if packing == self.packing() && seen.insert(member) => {}
                 _ => return Some(format!("it names {:?} among the files of a directory", object.name)),
-            };
-            let is_next = before.map_or(member == Member::Toc, |before| before < member);
-            if !is_next {
-                return Some(format!("it names {:?} out of order", object.name));
             }
-            before = Some(member);
         }
-        before.is_none().then(|| "it names no archive".to_owned())
+        (!seen.contains(&Member::Toc)).then(|| format!("it names no {}", Member::Toc))
     }
 
     /// Beside the archive there is one object of a role at most, and the checksum is of this archive.
@@ -420,7 +417,7 @@ impl DumpManifest {
         }
     }
 
-    /// The members of a directory with the objects that hold them, in their order; of other archives there are none.
+    /// The files of a directory with the objects that hold them; of other archives there are none.
     pub fn members(&self) -> impl Iterator<Item = (Member, &StoredObject)> {
         self.archive().filter_map(|object| match object.name.ending {
             Ending::Member { member, .. } => Some((member, object)),

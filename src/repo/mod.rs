@@ -10,6 +10,7 @@ pub mod archive;
 mod backup;
 mod catalogue;
 mod details;
+pub mod directory;
 mod document;
 mod filter;
 mod flat;
@@ -48,7 +49,7 @@ pub use intent::{
     Claim, Intent, IntentDocument, LIMIT as INTENT_LIMIT, Liveness, OWNER_LIMIT as INTENT_OWNER_LIMIT, SeenIntent,
     intents, judged_intents, liveness,
 };
-pub use keep::Keep;
+pub use keep::{Keep, KeepFor, Label};
 pub use layout::{
     BackupId, Coding, DumpStem, Ending, Folder, Form, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
     ProofName, RunName, StoredName, Verb, Verdict, instance_folder,

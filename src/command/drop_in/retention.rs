@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
+
 use crate::command::{Context, Place};
 use crate::config::env_file::EnvFile;
 use crate::digest::Sha256;
@@ -31,7 +33,7 @@ pub async fn apply(context: &Context, place: &Place, env_file: &EnvFile) -> Resu
     let instance = FlatLayout::instance();
     let (now, days) = (context.clock.now(), Days(env_file.retention_days));
     let _lock = context.state.lock(repository.id(), &instance, Verb::Prune, now)?;
-    let mut candidates = candidates(&repository, &instance, env_file).await?;
+    let mut candidates = candidates(&repository, &instance, env_file, now).await?;
     while let Some(stem) = next_to_prove(&candidates, days, now).map(|candidate| candidate.stem.clone()) {
         let standing = prove(context, &repository, &instance, &stem).await;
         tracing::info!("{stem} was made without pgkeep: {}", described(&standing));
@@ -62,7 +64,12 @@ fn described(standing: &Standing) -> String {
     }
 }
 
-async fn candidates(repository: &Repository, instance: &InstanceName, env_file: &EnvFile) -> Result<Vec<Candidate>> {
+async fn candidates(
+    repository: &Repository,
+    instance: &InstanceName,
+    env_file: &EnvFile,
+    now: DateTime<Utc>,
+) -> Result<Vec<Candidate>> {
     // Before the listing: what is in the making then is named by an intent, or has become a backup.
     let in_the_making: BTreeSet<BackupId> =
         intents(repository, instance).await?.into_iter().map(|intent| intent.document.id).collect();
@@ -73,7 +80,7 @@ async fn candidates(repository: &Repository, instance: &InstanceName, env_file: 
         }
     }
     let catalogue = Catalogue::read(repository, Some(instance)).await?;
-    let ours = catalogue.entries.iter().map(of_entry);
+    let ours = catalogue.entries.iter().filter(|entry| !is_pinned(entry, now)).map(of_entry);
     let known: BTreeSet<&DumpStem> = catalogue.entries.iter().map(Entry::stem).collect();
     let theirs = files.into_iter().filter(|(stem, endings)| {
         let is_archive = endings.contains(&Ending::archive(Packing::PLAIN));
@@ -81,9 +88,14 @@ async fn candidates(repository: &Repository, instance: &InstanceName, env_file: 
         is_archive && !is_named && endings.iter().all(|ending| ending.is_of_script())
     });
     // What options it was made with nobody knows; those of the env file are the nearest guess.
-    let filtered = env_file.extra_options.filtered;
+    let filtered = env_file.extra_options.is_filtered();
     let theirs = theirs.map(|(stem, _)| Candidate { stem, filtered, standing: Standing::Unproven });
     Ok(ours.chain(theirs).collect())
+}
+
+/// One that is kept by its user's word is no candidate, and lets no other go.
+fn is_pinned(entry: &Entry, now: DateTime<Utc>) -> bool {
+    entry.backup().and_then(|backup| backup.manifest.keep).is_some_and(|keep| keep.holds(now))
 }
 
 fn of_entry(entry: &Entry) -> Candidate {

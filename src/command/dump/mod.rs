@@ -6,9 +6,13 @@
 //! rest.
 
 mod archive;
+mod arrivals;
 mod copies;
 mod destination;
+mod directory;
 mod fan;
+mod filter;
+mod format;
 mod globals;
 mod parts;
 mod plan;
@@ -22,22 +26,23 @@ use serde::Serialize;
 use super::databases::Databases;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
-use crate::config::env_file::ExtraOptions;
 use crate::error::{Error, Kind, Result};
-use crate::pg::archive::ArchiveCompression;
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::{expect, fingerprint, read_archive};
+use crate::repo::archive::{expect, fingerprint, read_dump};
+use crate::repo::directory::read_directory;
 use crate::repo::{
-    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Form, Globals, GlobalsIncluded, InstanceName,
-    Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
-    checksum_lines,
+    ArchiveFormat, BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Form, Globals,
+    GlobalsIncluded, InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, RunItem, RunOutcome,
+    ServerVersion, Source, checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
 use destination::{Destination, Destinations};
 
 pub use super::place::Check;
+pub use filter::{Choice, Filter, Switch};
+pub use format::Compress;
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
 
@@ -51,13 +56,17 @@ pub struct Options {
     pub connect_retry: Duration,
     pub databases: Databases,
     pub clients: Search,
+    pub format: ArchiveFormat,
+    /// Tables that are dumped at the same time; only into a directory.
+    pub jobs: Option<NonZeroUsize>,
     pub compress: Compress,
     /// Threads that compress, and that decode where the archive is read again.
     pub threads: NonZeroUsize,
     /// Stores the archive in parts of at most this size.
     pub split: Option<PartSize>,
-    /// Added to what `pg_dump` is told; their level of compression is what [`Compress::ByPgDump`] was made of.
-    pub extra_options: ExtraOptions,
+    /// What of each database.
+    pub filter: Filter,
+    pub pin: Pin,
     /// `None`: each repository its own.
     pub check: Option<Check>,
     pub globals: WantedGlobals,
@@ -66,31 +75,11 @@ pub struct Options {
     pub lineage: NewLineage,
 }
 
-/// Who compresses the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compress {
-    /// We do, around it: frames of zstd.
-    Zstd { level: i32 },
-    /// `pg_dump` does, inside it, with gzip; 0 is not at all. The archive is stored as it comes, and so are the globals.
-    ByPgDump { level: u8 },
-}
-
-impl Compress {
-    /// How archive and globals are stored.
-    pub fn packing(self) -> Packing {
-        match self {
-            Self::Zstd { .. } => Packing::ZSTD,
-            Self::ByPgDump { .. } => Packing::PLAIN,
-        }
-    }
-
-    /// As the manifest has it, of an archive whose header says how it is compressed inside.
-    fn recorded(self, inside: ArchiveCompression) -> crate::repo::Compression {
-        match self {
-            Self::Zstd { level } => crate::repo::Compression::zstd(level),
-            Self::ByPgDump { level } => crate::repo::Compression::by_pg_dump(inside, Some(level.into())),
-        }
-    }
+/// What the user says of the backup that is about to be made.
+#[derive(Clone, Debug, Default)]
+pub struct Pin {
+    pub label: Option<Label>,
+    pub keep: Option<KeepFor>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +132,10 @@ pub struct Item {
     pub plain_bytes: Option<u64>,
     pub globals: Option<GlobalsIncluded>,
     pub checks: Option<Checks>,
+    /// Which choice of the database it is, where it is not the whole.
+    pub filter: Option<FilterDigest>,
+    /// For how long replay stood still on the standby; `None` where it was not paused.
+    pub replay_paused_seconds: Option<f64>,
     pub repositories: Vec<Copy>,
     pub warnings: Vec<String>,
     pub error: Option<Error>,
@@ -214,21 +207,10 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem {
-        id: item.id.clone(),
-        database: Some(item.database.clone()),
-        status: match item.status {
-            Status::Ok => RunStatus::Succeeded,
-            Status::Partial => RunStatus::Partial,
-            Status::Failed | Status::NotVerified => RunStatus::Failed,
-        },
-        stage: item.stage.map(str::to_owned),
-        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
-        error: item.error.as_ref().map(Error::to_string),
-        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
-        duration_seconds: item.duration_seconds,
-    }
+    let of = RunItem::of(item.id.clone(), &item.database, item.stage, item.error.as_ref())
+        .stored(item.repositories.iter().find_map(|copy| copy.stored_bytes))
+        .lasted(item.duration_seconds);
+    RunItem { filter: item.filter.clone(), replay_paused_seconds: item.replay_paused_seconds, ..of }
 }
 
 struct Dumper<'a> {
@@ -270,6 +252,8 @@ impl Dumper<'_> {
             plain_bytes: None,
             globals: None,
             checks: None,
+            filter: self.options.filter.digest(),
+            replay_paused_seconds: None,
             repositories: Vec::new(),
             warnings,
             error: None,
@@ -425,14 +409,23 @@ impl Dumper<'_> {
     ) -> Result<Contents, Failed<Stage>> {
         let started = Instant::now();
         let started_at = copies.stem().started_at().time();
-        let stored = archive::store(self.context, self.options, source, &snapshot, copies).await?;
+        let form = self.options.form();
+        let stored = match form {
+            Form::Directory => directory::store(self.context, self.options, source, &snapshot, copies).await?,
+            _ => archive::store(self.context, self.options, source, &snapshot, copies).await?,
+        };
         warnings.extend(stored.warnings.iter().cloned());
 
-        let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
+        let details = DumpDetails::new(
+            snapshot.description,
+            stored.content.owners(),
+            self.options.filter.choice(),
+            stored.warnings,
+        );
         let packing = self.options.compress.packing();
-        let inside = stored.archive.header.compression;
+        let inside = stored.content.compression();
         let mut objects = stored.objects;
-        let mut small = vec![(Ending::checksum(Form::Custom, packing), checksum_lines(&objects).into())];
+        let mut small = vec![(Ending::checksum(form, packing), checksum_lines(&objects).into())];
         small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
         small.push((Ending::DETAILS, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {
@@ -446,10 +439,7 @@ impl Dumper<'_> {
             instance: self.options.instance.clone(),
             database: source.database().to_owned(),
             system_identifier: source.system_identifier(),
-            server: ServerVersion {
-                number: source.server_version(),
-                text: stored.archive.header.server_version.clone(),
-            },
+            server: ServerVersion { number: source.server_version(), text: stored.content.server_version().to_owned() },
             source: Source { host: source.host(), port: source.port() },
             backup_host: self.context.host.clone(),
             started_at,
@@ -459,18 +449,18 @@ impl Dumper<'_> {
                 program: stored.program.display().to_string(),
                 version: source.clients.version.text.clone(),
             },
-            archive_format: crate::repo::ArchiveFormat::Custom,
-            archive_version: Some(stored.archive.header.version.to_string()),
+            archive_format: self.options.format,
+            archive_version: stored.content.header().map(|header| header.version.to_string()),
             encryption: None,
             compression: self.options.compress.recorded(inside),
             plain: stored.plain,
             objects,
             globals: Globals { included: globals.included, reason: globals.reason },
             checks: Checks { decoded: inside.is_decoded(), read_back: false },
-            filtered: self.options.extra_options.filtered,
-            filter: None,
-            label: None,
-            keep: None,
+            filtered: self.options.filter.is_filtered(),
+            filter: self.options.filter.digest(),
+            label: self.options.pin.label.as_ref().map(|label| label.as_str().to_owned()),
+            keep: self.options.pin.keep.map(|keep| keep.from(started_at)),
             counts: counts(&details),
             database_size_bytes: Some(details.description.database.size_bytes),
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -492,7 +482,11 @@ impl Dumper<'_> {
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.threads;
         let read = async {
-            read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            if manifest.form() == Form::Directory {
+                read_directory(repository, stem, manifest, None, threads, task.clone()).await?;
+            } else {
+                read_dump(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            }
             for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
                 let key = object.key(&manifest.instance);
                 let reader = repository.storage().read(&key, None).await?;

@@ -214,7 +214,8 @@ impl Part {
     }
 }
 
-fn confirm(meta: &ObjectMeta, stored: Fingerprint) -> Result<()> {
+/// Whether the store has as much as was sent.
+pub(super) fn confirm(meta: &ObjectMeta, stored: Fingerprint) -> Result<()> {
     if meta.size_bytes == stored.size_bytes {
         return Ok(());
     }
