@@ -145,7 +145,7 @@ impl BackupWriter {
         self.repository.recipients().map(|recipients| Encryption::to(recipients))
     }
 
-    /// What was stored so far, in the order in which it was whole.
+    /// What was stored so far, in the order of a manifest.
     pub fn stored(&self) -> Vec<StoredObject> {
         self.contents.all()
     }

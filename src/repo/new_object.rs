@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::storage::ObjectWriter;
 use crate::stream::{Cipher, Recipients, encrypt};
 
-/// What a backup has stored so far, in the order in which it was whole.
+/// What a backup has stored so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contents(Arc<Mutex<Vec<StoredObject>>>);
 
@@ -21,8 +21,11 @@ impl Contents {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(object);
     }
 
+    /// In the order of a manifest.
     pub fn all(&self) -> Vec<StoredObject> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort_by_key(|object| object.name.ending);
+        all
     }
 }
 

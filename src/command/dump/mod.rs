@@ -6,10 +6,13 @@
 //! rest.
 
 mod archive;
+mod arrivals;
 mod copies;
 mod destination;
+mod directory;
 mod fan;
 mod filter;
+mod format;
 mod globals;
 mod locks;
 mod parts;
@@ -29,14 +32,14 @@ use super::replay::Pause;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
 use crate::error::{Error, Kind, Result};
-use crate::pg::archive::ArchiveCompression;
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::{expect, fingerprint, read_archive};
+use crate::repo::archive::{expect, fingerprint, read_dump};
+use crate::repo::directory::read_directory;
 use crate::repo::{
-    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Globals, GlobalsIncluded,
-    InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome,
+    ArchiveFormat, BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Form, Globals,
+    GlobalsIncluded, InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, RunItem, RunOutcome,
     ServerVersion, Source, checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
@@ -44,6 +47,7 @@ use destination::Destinations;
 
 pub use super::place::Check;
 pub use filter::{Choice, Filter, Switch};
+pub use format::Compress;
 pub use locks::LockWait;
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
@@ -59,6 +63,9 @@ pub struct Options {
     pub connect_retry: Duration,
     pub databases: Databases,
     pub clients: Search,
+    pub format: ArchiveFormat,
+    /// Tables that are dumped at the same time; only into a directory.
+    pub jobs: Option<NonZeroUsize>,
     pub compress: Compress,
     /// Threads that compress, and that decode where the archive is read again.
     pub threads: NonZeroUsize,
@@ -82,33 +89,6 @@ pub struct Options {
 pub struct Pin {
     pub label: Option<Label>,
     pub keep: Option<KeepFor>,
-}
-
-/// Who compresses the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compress {
-    /// We do, around it: frames of zstd.
-    Zstd { level: i32 },
-    /// `pg_dump` does, inside it, with gzip; 0 is not at all. The archive is stored as it comes, and so are the globals.
-    ByPgDump { level: u8 },
-}
-
-impl Compress {
-    /// How archive and globals are stored.
-    pub fn packing(self) -> Packing {
-        match self {
-            Self::Zstd { .. } => Packing::ZSTD,
-            Self::ByPgDump { .. } => Packing::PLAIN,
-        }
-    }
-
-    /// As the manifest has it, of an archive whose header says how it is compressed inside.
-    fn recorded(self, inside: ArchiveCompression) -> crate::repo::Compression {
-        match self {
-            Self::Zstd { level } => crate::repo::Compression::zstd(level),
-            Self::ByPgDump { level } => crate::repo::Compression::by_pg_dump(inside, Some(level.into())),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -509,21 +489,25 @@ impl Dumper<'_> {
     ) -> Result<Contents, Failed<Stage>> {
         let started = Instant::now();
         let started_at = copies.stem().started_at().time();
-        let stored = archive::store(self.context, self.options, source, &snapshot, copies).await?;
+        let form = self.options.form();
+        let stored = match form {
+            Form::Directory => directory::store(self.context, self.options, source, &snapshot, copies).await?,
+            _ => archive::store(self.context, self.options, source, &snapshot, copies).await?,
+        };
         // What comes now is between us and the repository.
         warnings.extend(pause.end(self.context).await);
         warnings.extend(stored.warnings.iter().cloned());
 
         let details = DumpDetails::new(
             snapshot.description,
-            stored.archive.toc.owners(),
+            stored.content.owners(),
             self.options.filter.choice(),
             stored.warnings,
         );
         let packing = self.options.compress.packing();
-        let inside = stored.archive.header.compression;
+        let inside = stored.content.compression();
         let checksum = async |making: &Making<'_>| {
-            making.backup.put(Ending::Checksum { packing }, checksum_lines(&making.backup.stored()).into()).await
+            making.backup.put(Ending::checksum(form, packing), checksum_lines(&making.backup.stored()).into()).await
         };
         copies.each(Stage::Commit, checksum).await?;
         let mut small: Vec<_> = globals.body.map(|body| (Ending::Globals { packing }, body)).into_iter().collect();
@@ -539,10 +523,7 @@ impl Dumper<'_> {
             instance: self.options.instance.clone(),
             database: source.database().to_owned(),
             system_identifier: source.system_identifier(),
-            server: ServerVersion {
-                number: source.server_version(),
-                text: stored.archive.header.server_version.clone(),
-            },
+            server: ServerVersion { number: source.server_version(), text: stored.content.server_version().to_owned() },
             source: Source { host: source.host(), port: source.port() },
             backup_host: self.context.host.clone(),
             started_at,
@@ -552,8 +533,8 @@ impl Dumper<'_> {
                 program: stored.program.display().to_string(),
                 version: source.clients.version.text.clone(),
             },
-            archive_format: crate::repo::ArchiveFormat::Custom,
-            archive_version: Some(stored.archive.header.version.to_string()),
+            archive_format: self.options.format,
+            archive_version: stored.content.header().map(|header| header.version.to_string()),
             encryption: None,
             compression: self.options.compress.recorded(inside),
             plain: stored.plain,
@@ -589,8 +570,12 @@ impl Dumper<'_> {
         let is_encrypted = manifest.encryption.is_some();
         let read = async {
             // What is encrypted this host cannot read again: it was decoded before, and its hash says that it is here.
-            if !is_encrypted {
-                read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            if is_encrypted {
+                tracing::debug!("{stem} is encrypted in {}: its stored bytes are hashed", repository.name());
+            } else if manifest.form() == Form::Directory {
+                read_directory(repository, stem, manifest, None, threads, task.clone()).await?;
+            } else {
+                read_dump(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
             }
             for object in manifest.objects.iter().filter(|object| is_encrypted || object.role != ObjectRole::Archive) {
                 let key = object.key(&manifest.instance);
