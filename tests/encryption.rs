@@ -566,3 +566,36 @@ fn check_encrypts_a_probe_and_opens_it_where_it_can() {
     let wrong = world.on(&world.workspace.repository(), &["check", "--recipient", "age1x"]).run().exits(13);
     assert!(wrong.stdout.contains("encryption.recipients"), "{}", wrong.stdout);
 }
+
+#[test]
+fn every_format_is_encrypted() {
+    let world = World::new();
+    let key = world.key("ours");
+    for format in ["directory", "tar", "plain"] {
+        world.dump(&["-d", "shop", "--format", format], &[&key]).run().succeeds();
+        world.read(&["verify", "latest", "-d", "shop", "--deep"]).exits(11);
+        world.read_with(&key, &["verify", "latest", "-d", "shop", "--deep"]).succeeds();
+        let dump = dumps_of(&world.workspace, "main").pop().unwrap();
+        assert_eq!(dump.manifest["archiveFormat"], format);
+        let plain = world.path(format);
+        match format {
+            "directory" => {
+                fs::create_dir(&plain).unwrap();
+                let folder = dump.file(".dir");
+                for name in tree(&folder) {
+                    let member = unzstd(&age_decrypted(&key.file, &folder.join(&name)));
+                    fs::write(plain.join(name.strip_suffix(".zst.age").unwrap()), member).unwrap();
+                }
+            }
+            "tar" => fs::write(&plain, unzstd(&age_decrypted(&key.file, &dump.file(".tar.zst.age")))).unwrap(),
+            _ => {
+                let script = unzstd(&age_decrypted(&key.file, &dump.file(".sql.zst.age")));
+                assert!(contains(&script, "CREATE TABLE canaryschema.canarytable"));
+                continue;
+            }
+        }
+        let listed = cluster().run(cluster().client("pg_restore").arg("--list").arg(&plain));
+        assert!(contains(&listed, "canarytable"), "{format}");
+    }
+    has_no_canary(&world.workspace.repository());
+}

@@ -16,7 +16,9 @@ use crate::stream::Identities;
 
 /// Asks whoever sits at the terminal for the passphrase of what is named.
 #[derive(Clone)]
-pub struct Ask(Arc<dyn Fn(&str) -> Result<Secret> + Send + Sync>);
+pub struct Ask(Arc<Asking>);
+
+type Asking = dyn Fn(&str) -> Result<Secret> + Send + Sync;
 
 impl Ask {
     pub fn new(ask: impl Fn(&str) -> Result<Secret> + Send + Sync + 'static) -> Self {

@@ -143,14 +143,11 @@ impl Cipher {
             return Err(Error::new(Kind::Unexpected, format!("{}: more comes after its end", self.work)));
         };
         tokio::select! {
-            room = input.reserve() => match room {
-                Ok(room) => {
-                    if let Some(bytes) = pending.take() {
-                        room.send(bytes);
-                    }
-                    return Ok(None);
+            room = input.reserve() => if let Ok(room) = room {
+                if let Some(bytes) = pending.take() {
+                    room.send(bytes);
                 }
-                Err(_) => {}
+                return Ok(None);
             },
             Some(piece) = self.output.recv() => return Ok(Some(piece)),
         }

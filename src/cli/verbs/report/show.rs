@@ -69,6 +69,8 @@ fn backup(shown: &Shown) -> Lines {
         ("compression", manifest.compression.to_string()),
         ("made by", format!("pgkeep {} on {}", manifest.pgkeep_version, manifest.backup_host)),
     ];
+    let readers = manifest.encryption.iter().flat_map(|encryption| &encryption.recipients);
+    lines.extend(readers.map(|recipient| ("encrypted to", recipient.clone())));
     lines.extend(manifest.label.iter().map(|label| ("label", label.clone())));
     lines.extend(manifest.keep.iter().map(|keep| ("kept", keep.to_string())));
     lines.extend(choice(shown).map(|choice| ("choice", choice)));
