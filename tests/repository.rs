@@ -87,7 +87,7 @@ fn lock(repository: &Repository, state: &StateDirectory, verb: Verb) -> Lock {
     state.lock(repository.id(), &main_instance(), verb, start()).unwrap()
 }
 
-const ARCHIVE: Ending = Ending::Archive { packing: Packing::Zstd, part: None };
+const ARCHIVE: Ending = Ending::Archive { packing: Packing::ZSTD, part: None };
 
 async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
     let mut archive = writer.writer(ARCHIVE, None).await.unwrap();
@@ -95,7 +95,7 @@ async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
     archive.finish().await.unwrap();
     vec![
         StoredObject::new(writer.stem(), ARCHIVE, Fingerprint::of(b"archive")),
-        writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await.unwrap(),
+        writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await.unwrap(),
     ]
 }
 
@@ -254,7 +254,7 @@ async fn try_backup(house: &House) -> Result<(), Error> {
         let archive = StoredObject::new(&stem, ARCHIVE, Fingerprint::of(b"archive"));
         Ok::<_, Error>(vec![
             archive,
-            writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await?,
+            writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await?,
         ])
     };
     match stored.await {

@@ -109,7 +109,7 @@ impl World {
             connection: ConnectionFlags::default(),
             connect_retry: Duration::ZERO,
             databases: Databases::Named(vec!["shop".to_owned()]),
-            clients: Search { bin_dir: Some(self.cluster.bin_dir()), path: Vec::new() },
+            clients: Search { bin_dir: Some(self.cluster.bin_dir()), ..Search::default() },
             compress: dump::Compress::Zstd { level: 1 },
             threads: THREADS,
             split: None,

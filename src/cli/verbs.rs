@@ -160,7 +160,7 @@ fn databases(request: &Request, all: bool, named: Vec<String>) -> Databases {
 }
 
 fn clients(context: &Context, args: &ConnectionArgs) -> Search {
-    Search { bin_dir: args.bin_dir.clone(), path: directories::path(&context.environment) }
+    Search { bin_dir: args.bin_dir.clone(), path: directories::path(&context.environment), prefix: None }
 }
 
 /// The processors of this machine, within reason.

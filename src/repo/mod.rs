@@ -51,8 +51,8 @@ pub use intent::{
 };
 pub use keep::{Keep, KeepFor, Label};
 pub use layout::{
-    BackupId, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName, ProofName,
-    RunName, StoredName, Verb, Verdict, instance_folder,
+    BackupId, Coding, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
+    ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
 pub use leftovers::{remove_leftovers, remove_leftovers_but};
 pub use lineage::{Kinship, Lineage, NewLineage};

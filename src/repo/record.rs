@@ -69,6 +69,34 @@ pub struct RunItem {
     pub replay_paused_seconds: Option<f64>,
 }
 
+impl RunItem {
+    /// An item that ended with `error`, or well; an error of kind `Partial` says that the rest of it is complete.
+    /// `stage` is the step that it was in.
+    pub fn of(id: Option<BackupId>, database: &str, stage: Option<&str>, error: Option<&Error>) -> Self {
+        Self {
+            id,
+            database: Some(database.to_owned()),
+            status: error.map_or(RunStatus::Succeeded, RunStatus::of_error),
+            stage: stage.map(str::to_owned),
+            exit_code: error.map_or(0, |error| error.kind.exit_code()),
+            error: error.map(Error::to_string),
+            hint: error.and_then(|error| error.next_step().map(str::to_owned)),
+            stored_bytes: None,
+            duration_seconds: 0.0,
+            filter: None,
+            replay_paused_seconds: None,
+        }
+    }
+
+    pub fn stored(self, stored_bytes: Option<u64>) -> Self {
+        Self { stored_bytes, ..self }
+    }
+
+    pub fn lasted(self, duration_seconds: f64) -> Self {
+        Self { duration_seconds, ..self }
+    }
+}
+
 /// INTERRUPTED is never stored: it is what a RUNNING that cannot be true reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -78,6 +106,13 @@ pub enum RunStatus {
     Failed,
     Partial,
     Interrupted,
+}
+
+impl RunStatus {
+    /// An error of kind `Partial` says that the rest is complete, and so does the status.
+    fn of_error(error: &Error) -> Self {
+        if error.kind == Kind::Partial { Self::Partial } else { Self::Failed }
+    }
 }
 
 /// How a run ended.
@@ -96,11 +131,10 @@ impl RunOutcome {
         Self { status: RunStatus::Succeeded, stage: None, exit_code: 0, error: None, hint: None, items }
     }
 
-    /// `stage` is the step that failed ("connect", "pg_dump", "store"). An error of kind `Partial` says that the rest is
-    /// complete, and so does the status.
+    /// `stage` is the step that failed ("connect", "pg_dump", "store").
     pub fn failed(stage: impl Into<String>, error: &Error, items: Vec<RunItem>) -> Self {
         Self {
-            status: if error.kind == Kind::Partial { RunStatus::Partial } else { RunStatus::Failed },
+            status: RunStatus::of_error(error),
             stage: Some(stage.into()),
             exit_code: error.kind.exit_code(),
             error: Some(error.to_string()),

@@ -186,15 +186,15 @@ async fn claim(repository: &Repository, lock: &Lock, database: &str) -> Result<B
 }
 
 async fn store_data(writer: &BackupWriter, complete: bool) -> Result<Vec<StoredObject>> {
-    let mut archive = writer.writer(Ending::archive(Packing::Zstd), None).await?;
+    let mut archive = writer.writer(Ending::archive(Packing::ZSTD), None).await?;
     archive.write(Bytes::from_static(b"archive")).await?;
     archive.finish().await?;
     let mut objects =
-        vec![StoredObject::new(writer.stem(), Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"))];
+        vec![StoredObject::new(writer.stem(), Ending::archive(Packing::ZSTD), Fingerprint::of(b"archive"))];
     if complete {
-        objects.push(writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await?);
+        objects.push(writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await?);
         writer.intent().refresh().await?;
-        objects.push(writer.put(Ending::Details, Bytes::from_static(b"details")).await?);
+        objects.push(writer.put(Ending::DETAILS, Bytes::from_static(b"details")).await?);
     }
     Ok(objects)
 }
@@ -288,7 +288,7 @@ async fn resume(repository: &Repository, state: &StateDirectory) -> Result<()> {
         Adoption::Resumed(writer) => (writer, true),
         Adoption::Backup => return Ok(()),
     };
-    let archive = StoredObject::new(writer.stem(), Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"));
+    let archive = StoredObject::new(writer.stem(), Ending::archive(Packing::ZSTD), Fingerprint::of(b"archive"));
     let is_there = async || repository.storage().head(&archive.key(&main_instance())).await.is_ok();
     if !(resumed && is_there().await) {
         store_data(&writer, false).await?;
@@ -299,8 +299,8 @@ async fn resume(repository: &Repository, state: &StateDirectory) -> Result<()> {
 async fn write_wrongly(repository: &Repository, database: &str, order: WriterOrder) -> Result<()> {
     let stem = stem(database);
     let key = |ending| stem.object(ending).key(&main_instance());
-    let archive = StoredObject::new(&stem, Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"));
-    let data = (key(Ending::archive(Packing::Zstd)), Bytes::from_static(b"archive"));
+    let archive = StoredObject::new(&stem, Ending::archive(Packing::ZSTD), Fingerprint::of(b"archive"));
+    let data = (key(Ending::archive(Packing::ZSTD)), Bytes::from_static(b"archive"));
     let last = (key(Ending::Manifest), manifest(database, vec![archive]).to_json()?);
     let order = if order == WriterOrder::ManifestFirst { [last, data] } else { [data, last] };
     for (key, body) in order {

@@ -20,9 +20,9 @@ const BACKUPS: usize = 300;
 fn objects(number: usize) -> Vec<(String, Bytes)> {
     let at = "2025-01-31T02:00:00Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap() + TimeDelta::hours(number as i64);
     let (stem, instance) = (DumpStem::new("shop", Stamp::of(at), "db1"), "main".parse().unwrap());
-    let packing = Packing::Zstd;
+    let packing = Packing::ZSTD;
     let endings =
-        [Ending::archive(packing), Ending::Checksum { packing }, Ending::Globals { packing }, Ending::Details];
+        [Ending::archive(packing), Ending::Checksum { packing }, Ending::Globals { packing }, Ending::DETAILS];
     let body = Bytes::from_static(b"some bytes");
     let manifest = DumpManifest {
         format: DumpManifest::FORMAT,

@@ -48,7 +48,7 @@ async fn dump(context: &Context, world: &World, places: &[&Place]) -> Outcome<du
         connection: ConnectionFlags::default(),
         connect_retry: Duration::ZERO,
         databases: Databases::Named(vec![world.database.clone()]),
-        clients: Search { bin_dir: Some(cluster().bin_dir()), path: Vec::new() },
+        clients: Search { bin_dir: Some(cluster().bin_dir()), ..Search::default() },
         compress: dump::Compress::Zstd { level: 1 },
         threads: NonZeroUsize::MIN,
         split: None,

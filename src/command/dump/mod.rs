@@ -36,7 +36,7 @@ use crate::progress::Unit;
 use crate::repo::archive::{expect, fingerprint, read_archive};
 use crate::repo::{
     BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Globals, GlobalsIncluded,
-    InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus,
+    InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome,
     ServerVersion, Source, checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
@@ -97,8 +97,8 @@ impl Compress {
     /// How archive and globals are stored.
     pub fn packing(self) -> Packing {
         match self {
-            Self::Zstd { .. } => Packing::Zstd,
-            Self::ByPgDump { .. } => Packing::Plain,
+            Self::Zstd { .. } => Packing::ZSTD,
+            Self::ByPgDump { .. } => Packing::PLAIN,
         }
     }
 
@@ -238,23 +238,10 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem {
-        id: item.id.clone(),
-        database: Some(item.database.clone()),
-        status: match item.status {
-            Status::Ok => RunStatus::Succeeded,
-            Status::Partial => RunStatus::Partial,
-            Status::Failed | Status::NotVerified => RunStatus::Failed,
-        },
-        stage: item.stage.map(str::to_owned),
-        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
-        error: item.error.as_ref().map(Error::to_string),
-        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
-        duration_seconds: item.duration_seconds,
-        filter: item.filter.clone(),
-        replay_paused_seconds: item.replay_paused_seconds,
-    }
+    let of = RunItem::of(item.id.clone(), &item.database, item.stage, item.error.as_ref())
+        .stored(item.repositories.iter().find_map(|copy| copy.stored_bytes))
+        .lasted(item.duration_seconds);
+    RunItem { filter: item.filter.clone(), replay_paused_seconds: item.replay_paused_seconds, ..of }
 }
 
 struct Dumper<'a> {
@@ -444,6 +431,8 @@ impl Dumper<'_> {
         let standby = interrupt.guard(standby::begin(self.context, self.options, &source, pause)).await;
         warnings.extend(standby.at(Stage::Standby)?);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
+        let idle = interrupt.guard(source.idle_exclusions(&self.options.filter)).await;
+        warnings.extend(idle.at(Stage::Describe)?);
         let packing = self.options.compress.packing();
         let globals = globals::take(interrupt, &source, self.options.globals, packing).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());
@@ -516,7 +505,7 @@ impl Dumper<'_> {
         let mut objects = stored.objects;
         let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
         small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
-        small.push((Ending::Details, details.to_stored().at(Stage::Commit)?));
+        small.push((Ending::DETAILS, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {
             let put = async |making: &Making<'_>| making.backup.put(ending, body.clone()).await;
             objects.extend(copies.each(Stage::Commit, put).await?.into_iter().next());

@@ -1,10 +1,11 @@
 //! The database that is dumped: the connection, the clients that fit, and the snapshot that everything is read in.
 
-use super::{Context, Options, PlannedItem};
+use super::{Context, Filter, Options, PlannedItem};
 use crate::config::environment::Environment;
 use crate::error::{Doing, Kind, Result};
 use crate::pg::conninfo::ConnectTarget;
 use crate::pg::database::Description;
+use crate::pg::pattern::matches;
 use crate::pg::session::{ChildConnection, Session, SessionOptions};
 use crate::pg::tools::Tools;
 use crate::process::Program;
@@ -31,7 +32,7 @@ impl Source {
         let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
         let session = Session::connect(&target, &session_options).await?;
         let clients = options.clients.for_server(session.server_version_num() / 10_000).await?;
-        let connection = ChildConnection::new(&target, session.endpoint(), &context.scratch())?;
+        let connection = clients.connection(&target, session.endpoint(), &context.scratch())?;
         let warnings = target.warnings.clone();
         Ok(Self { session, target, connection, environment: context.environment.clone(), clients, warnings })
     }
@@ -87,6 +88,17 @@ impl Source {
         Ok(Snapshot { name, description })
     }
 
+    /// What of a choice leaves nothing out, in the transaction of the snapshot.
+    pub async fn idle_exclusions(&self, filter: &Filter) -> Result<Vec<String>> {
+        let mut idle = Vec::new();
+        for (option, pattern, named) in filter.exclusions() {
+            if !matches(self.session.client(), pattern, named).await? {
+                idle.push(format!("{option}={pattern} matches nothing, so it leaves nothing out"));
+            }
+        }
+        Ok(idle)
+    }
+
     /// Whether the role may read the password hashes of the cluster.
     pub async fn may_read_passwords(&self) -> Result<bool> {
         let query = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
@@ -96,8 +108,8 @@ impl Source {
 
     /// One of the client programs, with the connection in its environment.
     pub fn client(&self, name: &str) -> Result<Program> {
-        let environment = crate::pg::tools::environment(&self.environment, &self.connection);
-        Ok(Program::new(self.clients.program(name)?, environment).arg("--no-password"))
+        let program = self.clients.client(name, &self.environment, &self.connection, &[])?;
+        Ok(program.arg("--no-password"))
     }
 
     /// The value of `--dbname` that names the database and nothing else, whatever characters it has.

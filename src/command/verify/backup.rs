@@ -111,8 +111,8 @@ impl Reader<'_> {
 
     /// Every dump has a checksum and details, and globals if it says so.
     fn what_the_manifest_lacks(&mut self) {
-        let packing = self.manifest().compression.packing();
-        let mut needed = vec![Ending::Checksum { packing }, Ending::Details];
+        let packing = self.manifest().packing();
+        let mut needed = vec![Ending::Checksum { packing }, Ending::details_beside(packing)];
         if self.manifest().globals.included != GlobalsIncluded::NotIncluded {
             needed.push(Ending::Globals { packing });
         }
