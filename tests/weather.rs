@@ -164,7 +164,12 @@ impl World {
     }
 
     async fn list(&mut self) {
-        let options = report::Options { repositories: vec![self.near(), self.far()], instance: None, database: None };
+        let options = report::Options {
+            repositories: vec![self.near(), self.far()],
+            instance: None,
+            database: None,
+            expected: Default::default(),
+        };
         match report::list(&self.context, &options).await {
             Ok(outcome) => self.failures.extend(outcome.error),
             Err(error) => self.failures.push(error),

@@ -74,5 +74,5 @@ pub use runs::told_once;
 pub use selection::{Choice, Chosen, Which};
 pub use series::Series;
 pub use state::{HostId, RepositoryId, StateDirectory};
-pub use sweep::{RUNS_KEPT, SweepPlan, Swept};
+pub use sweep::{RUNS_KEPT, Sweep, SweepPlan, Swept};
 pub use union::{HeldCopy, Holding, Union, disagreement};

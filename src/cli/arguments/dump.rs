@@ -20,6 +20,7 @@ Examples:
   pgkeep dump -d shop --repo /backups --repo s3://offsite/pgkeep
   pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
   pgkeep dump --all --config /etc/pgkeep/site.toml
+  pgkeep dump --all-instances --config /etc/pgkeep/fleet.toml
   pgkeep dump -d shop --repo /backups --split 2G
   pgkeep dump -d shop --repo /backups --label 'before 4.2' --keep 30d
   pgkeep dump -d shop --repo /backups --table 'sales.*' --exclude-table-data audit
@@ -27,13 +28,18 @@ Examples:
 
 The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
 pub struct DumpArgs {
-    /// A database (name, URI or keyword string); may be repeated. Without it: PGDATABASE
+    /// A database (name, URI or keyword string); may be repeated. Without it: those that the configuration lists, else
+    /// PGDATABASE
     #[arg(short, long, value_name = "DATABASE", conflicts_with = "all")]
     pub dbname: Vec<String>,
 
-    /// Every database but postgres and the templates
+    /// Every database but postgres and the templates, and those that the configuration excludes
     #[arg(long)]
     pub all: bool,
+
+    /// Every configured instance, one after the other, each with its configured databases
+    #[arg(long, conflicts_with_all = ["dbname", "host", "port", "username"])]
+    pub all_instances: bool,
 
     /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump (default: zstd:3)
     #[arg(long, value_name = "METHOD", value_parser = compress)]

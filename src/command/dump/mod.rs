@@ -185,11 +185,45 @@ impl super::Item for Item {
     }
 }
 
+impl Item {
+    /// A database of several instances' that its own did not come to.
+    pub fn unbegun(instance: &InstanceName, database: &str, error: Error) -> Self {
+        Self {
+            status: Status::Failed,
+            stage: Some(Stage::Connect.as_str()),
+            error: Some(error),
+            ..Self::begun(instance, database)
+        }
+    }
+
+    /// Nothing is known of it yet. What fails is not a backup and has no id that anything could be done with.
+    fn begun(instance: &InstanceName, database: &str) -> Self {
+        Self {
+            id: None,
+            instance: instance.clone(),
+            database: database.to_owned(),
+            status: Status::Ok,
+            stage: None,
+            duration_seconds: 0.0,
+            plain_bytes: None,
+            globals: None,
+            checks: None,
+            filter: None,
+            replay_paused_seconds: None,
+            repositories: Vec::new(),
+            warnings: Vec::new(),
+            error: None,
+            manifest: None,
+        }
+    }
+}
+
 /// Plans and executes; a run that could not be planned is recorded.
 pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Item>> {
     match plan(context, options).await {
         Ok(plan) => execute(context, options, plan).await,
         Err(error) => {
+            let error = context.interrupt.explain(error).await;
             record_unplanned(context, options, &error).await;
             Err(error)
         }
@@ -268,38 +302,30 @@ struct Contents {
 impl Dumper<'_> {
     async fn dump(&mut self, planned: PlannedItem) -> Item {
         let started = Instant::now();
-        let database = planned.name.clone();
         let mut warnings = Vec::new();
         let mut pause = Pause::default();
         let done = self.dump_with_patience(&planned, &mut pause, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
+        let begun = Item::begun(&self.options.instance, &planned.name);
         let item = Item {
-            // What failed is not a backup and has no id that anything could be done with.
-            id: None,
-            instance: self.options.instance.clone(),
-            database,
-            status: Status::Ok,
-            stage: None,
             duration_seconds,
-            plain_bytes: None,
-            globals: None,
-            checks: None,
+            warnings,
             filter: self.options.filter.digest(),
             replay_paused_seconds: pause.seconds(),
-            repositories: Vec::new(),
-            warnings,
-            error: None,
-            manifest: None,
+            ..begun
         };
         match done {
             Ok(dumped) => self.dumped(item, dumped),
-            Err(Failed { stage, error }) => Item {
-                status: Status::Failed,
-                stage: Some(stage.as_str()),
-                repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
-                error: Some(in_stage(&item.database, stage, error)),
-                ..item
-            },
+            Err(Failed { stage, error }) => {
+                let error = self.context.interrupt.explain(error).await;
+                Item {
+                    status: Status::Failed,
+                    stage: Some(stage.as_str()),
+                    repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
+                    error: Some(in_stage(&item.database, stage, error)),
+                    ..item
+                }
+            }
         }
     }
 

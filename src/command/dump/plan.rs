@@ -10,6 +10,7 @@ use crate::command::databases::{self, Databases};
 use crate::config::environment::Environment;
 use crate::error::{Error, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
+use crate::repo::InstanceName;
 use crate::storage::{Fault, Missing};
 
 /// What will be dumped.
@@ -35,13 +36,16 @@ pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
             let once = names.iter().enumerate().filter(|(at, name)| !names[..*at].contains(name));
             once.map(|(_, name)| named(context, options, name)).collect::<Result<_>>()?
         }
-        Databases::Exactly(name) => vec![item(context, databases::by_name(&options.connection, name))?],
-        Databases::All => context.interrupt.guard(all(context, options)).await?,
+        Databases::Exactly(names) => {
+            let by_name = |name: &String| item(context, databases::by_name(&options.connection, name));
+            names.iter().map(by_name).collect::<Result<_>>()?
+        }
+        Databases::All { but } => context.interrupt.guard(all(context, options, but)).await?,
     };
     let warnings = match &options.databases {
         Databases::Named(names) if names.iter().any(|typed| holds_password(typed)) => vec![PASSWORD.to_owned()],
         Databases::Named(_) | Databases::Exactly(_) => Vec::new(),
-        Databases::All => items.iter().filter_map(unspeakable).collect(),
+        Databases::All { .. } => items.iter().filter_map(unspeakable).collect(),
     };
     Ok(Plan { items, warnings })
 }
@@ -78,8 +82,8 @@ fn holds_password(typed: &str) -> bool {
     target.is_ok_and(|target| target.hosts.iter().any(|host| host.password.is_some()))
 }
 
-async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
-    let names = databases::all(context, &options.connection, options.connect_retry).await?;
+async fn all(context: &Context, options: &Options, but: &[String]) -> Result<Vec<PlannedItem>> {
+    let names = databases::all(context, &options.connection, but, options.connect_retry).await?;
     let item = |name: String| PlannedItem { flags: databases::by_name(&options.connection, &name), name };
     Ok(names.into_iter().map(item).collect())
 }
@@ -121,14 +125,12 @@ impl crate::command::Item for Preview {
     }
 }
 
-/// Connects and looks, stores nothing.
-pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<Preview> {
-    let mut previews = Vec::new();
-    for planned in &plan.items {
-        let found = context.interrupt.guard(preview_one(context, options, planned)).await;
-        previews.push(found.unwrap_or_else(|error| Preview {
-            instance: options.instance.to_string(),
-            database: planned.name.clone(),
+impl Preview {
+    /// A database that cannot be looked at.
+    pub fn unseen(instance: &InstanceName, database: &str, error: Error) -> Self {
+        Self {
+            instance: instance.to_string(),
+            database: database.to_owned(),
             server: String::new(),
             client: String::new(),
             database_size_bytes: 0,
@@ -136,7 +138,16 @@ pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<P
             repositories: Vec::new(),
             steps: Vec::new(),
             error: Some(error),
-        }));
+        }
+    }
+}
+
+/// Connects and looks, stores nothing.
+pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<Preview> {
+    let mut previews = Vec::new();
+    for planned in &plan.items {
+        let found = context.interrupt.guard(preview_one(context, options, planned)).await;
+        previews.push(found.unwrap_or_else(|error| Preview::unseen(&options.instance, &planned.name, error)));
     }
     previews
 }
