@@ -45,6 +45,7 @@ pub struct Program {
     audience: Option<UnboundedSender<String>>,
     inherited: Option<Arc<File>>,
     preamble: Option<Vec<u8>>,
+    kept: fn(&str) -> bool,
 }
 
 /// What a program reads after its preamble.
@@ -64,6 +65,7 @@ impl Program {
             audience: None,
             inherited: None,
             preamble: None,
+            kept: |_| true,
         }
     }
 
@@ -89,6 +91,12 @@ impl Program {
     /// then: the audience knows which may be.
     pub fn heard_by(mut self, audience: UnboundedSender<String>) -> Self {
         self.audience = Some(audience);
+        self
+    }
+
+    /// Keeps only these lines of standard error; all are logged.
+    pub fn keeping(mut self, kept: fn(&str) -> bool) -> Self {
+        self.kept = kept;
         self
     }
 
@@ -164,7 +172,7 @@ impl Program {
     /// live as long as the process, and never from a blocking thread.
     fn spawn(mut self, input: Input, stdout: Stdio) -> Result<Child> {
         let name = self.name();
-        let audience = self.audience.take();
+        let (audience, kept) = (self.audience.take(), self.kept);
         let (stdin, fed) = match (self.preamble.take(), input) {
             (None, Input::Nothing) => (Stdio::null(), None),
             (None, Input::File(file)) => (Stdio::from(file), None),
@@ -182,7 +190,8 @@ impl Program {
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
         let said = Arc::new(Mutex::new(Said::default()));
-        let listener = inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience)));
+        let listener =
+            inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience, kept)));
         let feeder = match (fed, inner.stdin.take()) {
             (Some((preamble, input)), Some(stdin)) => Some(tokio::spawn(feed(stdin, preamble, input))),
             _ => None,
@@ -383,7 +392,12 @@ async fn feed(mut stdin: ChildStdin, preamble: Vec<u8>, input: Input) {
     }
 }
 
-async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<UnboundedSender<String>>) {
+async fn listen(
+    stderr: ChildStderr,
+    said: Arc<Mutex<Said>>,
+    audience: Option<UnboundedSender<String>>,
+    kept: fn(&str) -> bool,
+) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -402,7 +416,9 @@ async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<Un
             Some(audience) => drop(audience.send(text.clone())),
             None => tracing::debug!(target: "pgkeep::child", "{text}"),
         }
-        lock(&said).add(text);
+        if kept(&text) {
+            lock(&said).add(text);
+        }
     }
 }
 
@@ -438,6 +454,13 @@ mod tests {
 
     fn shell(script: &str) -> Program {
         Program::new("/bin/sh", BTreeMap::new()).arg("-c").arg(script)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_kept_makes_no_room_for_itself() {
+        let talk = shell("i=0; while [ $i -lt 500 ]; do echo step; i=$((i+1)); done >&2; echo cause >&2; exit 1");
+        let (_, exit) = talk.keeping(|line| line != "step").output(100).await.unwrap();
+        assert_eq!(exit.stderr, ["cause"]);
     }
 
     #[tokio::test]

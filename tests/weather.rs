@@ -15,7 +15,6 @@ use common::{Bucket, Cluster, PgVersion, Proxy, Weed, Workspace, count};
 use pgkeep::clock::SystemClock;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::{Context, Place, Status, copy, dump, report, restore, verify};
-use pgkeep::config::env_file::ExtraOptions;
 use pgkeep::config::environment::Environment;
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::Error;
@@ -114,7 +113,8 @@ impl World {
             compress: dump::Compress::Zstd { level: 1 },
             threads: THREADS,
             split: None,
-            extra_options: ExtraOptions::default(),
+            filter: dump::Filter::default(),
+            pin: dump::Pin::default(),
             check: None,
             globals: dump::WantedGlobals::Include,
             lock_wait: Duration::from_secs(60),

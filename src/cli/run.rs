@@ -167,6 +167,7 @@ async fn perform(screen: &mut Screen, context: &Context, request: &Request, work
         Work::Restore(verb) => verbs::restore(screen, context, request, verb).await,
         Work::Verify(args) => verbs::verify(screen, context, request, args).await,
         Work::Copy(args) => verbs::copy(screen, context, request, args).await,
+        Work::Prune(args) => verbs::prune(screen, context, request, args).await,
         Work::Report(args) => verbs::report(screen, context, request, args).await,
         Work::Check(args) => verbs::check(screen, context, request, args).await,
     }
@@ -193,6 +194,7 @@ fn name_of_work(work: &Work) -> &'static str {
         Work::Restore(RestoreVerb::Dump(_)) => "restore dump",
         Work::Verify(_) => "verify",
         Work::Copy(_) => "copy",
+        Work::Prune(_) => "prune",
         Work::Report(_) => "report",
         Work::Check(_) => "check",
     }

@@ -48,7 +48,7 @@ pub use intent::{
     Claim, Intent, IntentDocument, LIMIT as INTENT_LIMIT, Liveness, OWNER_LIMIT as INTENT_OWNER_LIMIT, SeenIntent,
     intents, judged_intents, liveness,
 };
-pub use keep::Keep;
+pub use keep::{Keep, KeepFor, Label};
 pub use layout::{
     BackupId, Coding, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
     ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
@@ -72,5 +72,5 @@ pub use runs::told_once;
 pub use selection::{Choice, Chosen, Which};
 pub use series::Series;
 pub use state::{HostId, RepositoryId, StateDirectory};
-pub use sweep::{RUNS_KEPT, SweepPlan, Swept};
+pub use sweep::{RUNS_KEPT, Sweep, SweepPlan, Swept};
 pub use union::{HeldCopy, Holding, Union, disagreement};

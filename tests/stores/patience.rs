@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use pgkeep::clock::SystemClock;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::{self, Context, Outcome, Status, dump};
-use pgkeep::config::env_file::ExtraOptions;
 use pgkeep::config::environment::Environment;
 use pgkeep::error::Kind as ErrorKind;
 use pgkeep::interrupt::Interrupt;
@@ -53,7 +52,8 @@ async fn dump(context: &Context, world: &World, places: &[&Place]) -> Outcome<du
         compress: dump::Compress::Zstd { level: 1 },
         threads: NonZeroUsize::MIN,
         split: None,
-        extra_options: ExtraOptions::default(),
+        filter: dump::Filter::default(),
+        pin: dump::Pin::default(),
         check: Some(dump::Check::Decode),
         globals: dump::WantedGlobals::LeaveOut,
         lock_wait: Duration::from_secs(60),

@@ -4,15 +4,18 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use pgkeep::command::drop_in::DropIn;
-use pgkeep::command::dump::{self, Check, Compress, Item, Options, Preview, PreviewedPlace, WantedGlobals};
+use pgkeep::command::dump::{
+    self, Check, Choice, Compress, Filter, Item, Options, Pin, Preview, PreviewedPlace, Switch, WantedGlobals,
+};
 use pgkeep::command::instance::{Instance, each};
 use pgkeep::command::{Context, Copy, Outcome};
 use pgkeep::config::directories;
+use pgkeep::config::env_file::extra_options::{self, ExtraOptions};
 use pgkeep::config::file::Method;
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::{GlobalsIncluded, NewLineage};
 
-use crate::cli::arguments::{CheckLevel, DumpArgs};
+use crate::cli::arguments::{CheckLevel, ChoiceArgs, DumpArgs};
 use crate::cli::log_file;
 use crate::cli::output::{self, bytes, harmless};
 use crate::cli::run::Screen;
@@ -156,7 +159,8 @@ fn options(context: &Context, request: &Request, args: &DumpArgs, instance: &Ins
         compress: args.compress.or(drop_in.map(DropIn::compress)).unwrap_or(Compress::Zstd { level: 3 }),
         threads: super::threads(args.threads),
         split: args.split,
-        extra_options: drop_in.map(|drop_in| drop_in.env_file().extra_options.clone()).unwrap_or_default(),
+        filter: filter(request, &args.choice)?,
+        pin: Pin { label: args.pin.label.clone(), keep: args.pin.keep },
         check: args.check.map(|level| match level {
             CheckLevel::Decode => Check::Decode,
             CheckLevel::ReadBack => Check::ReadBack,
@@ -165,6 +169,48 @@ fn options(context: &Context, request: &Request, args: &DumpArgs, instance: &Ins
         lock_wait: args.lock_wait,
         lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
     })
+}
+
+/// What was typed; by the env file what stands there.
+fn filter(request: &Request, args: &ChoiceArgs) -> Result<Filter> {
+    let switches = [
+        (args.data_only, Switch::DataOnly),
+        (args.schema_only, Switch::SchemaOnly),
+        (args.no_privileges, Switch::NoPrivileges),
+        (args.no_large_objects, Switch::NoLargeObjects),
+        (args.large_objects, Switch::LargeObjects),
+        (args.inserts, Switch::Inserts),
+        (args.column_inserts, Switch::ColumnInserts),
+    ];
+    let choice = Choice {
+        schemas: args.schema.clone(),
+        exclude_schemas: args.exclude_schema.clone(),
+        tables: args.table.clone(),
+        exclude_tables: args.exclude_table.clone(),
+        exclude_table_data: args.exclude_table_data.clone(),
+        switches: switches.into_iter().filter_map(|(given, switch)| given.then_some(switch)).collect(),
+    };
+    let Some(drop_in) = &request.drop_in else {
+        return Filter::new(&choice, &extra_options(&args.extra_opts)?);
+    };
+    if choice != Choice::default() || !args.extra_opts.is_empty() {
+        return Err(Error::usage("what the dumps of BACKUP_ENV_FILE hold is said there").hint(
+            "write the option into PG_DUMP_EXTRA_OPTS, or name a repository with --repo: then the file is not used",
+        ));
+    }
+    Filter::new(&choice, &drop_in.env_file().extra_options)
+}
+
+/// Each is complete in itself.
+fn extra_options(typed: &[String]) -> Result<ExtraOptions> {
+    let mut options = ExtraOptions::default();
+    for text in typed {
+        let more = extra_options::parse(text, extra_options::Place::CommandLine)
+            .map_err(|objection| Error::usage(format!("--extra-opts: {}", objection.what)).hint(objection.instead))?;
+        options.words.extend(more.words);
+        options.choosing.extend(more.choosing);
+    }
+    Ok(options)
 }
 
 /// The env file has one form of dump: what others read them with opens no other.
@@ -225,6 +271,14 @@ fn item_text(item: &Item) -> String {
         bytes(stored),
         item.duration_seconds
     );
+    let text = match &item.filter {
+        Some(choice) => format!("{text}\n  a choice of the database ({choice}), which does not count as its backup"),
+        None => text,
+    };
+    let text = match item.replay_paused_seconds {
+        Some(seconds) => format!("{text}\n  replay on the standby stood still for {seconds:.1} s"),
+        None => text,
+    };
     if item.repositories.len() < 2 {
         return text;
     }

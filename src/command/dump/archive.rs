@@ -41,7 +41,9 @@ pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Resul
     // To PostgreSQL 0 means to wait for ever, and more than this is an error.
     let lock_wait_milliseconds = options.lock_wait.as_millis().clamp(1, i32::MAX as u128);
     let program = program.arg(format!("--lock-wait-timeout={lock_wait_milliseconds}"));
-    let program = program.args(&options.extra_options.words);
+    let program = program.args(options.filter.words());
+    // What --verbose tells is no warning: it goes to the log and nowhere else.
+    let program = if options.filter.is_verbose() { program.keeping(is_no_progress) } else { program };
     Ok(program.arg(format!("--snapshot={}", snapshot.name)).arg(format!("--dbname={}", source.dbname_argument())))
 }
 
@@ -121,6 +123,13 @@ async fn pump(
     Ok(None)
 }
 
+/// Whether a line of `pg_dump --verbose` is something else than its progress: "pg_dump: reading schemas".
+fn is_no_progress(line: &str) -> bool {
+    // Before 12 errors had a module in brackets: "pg_dump: [archiver (db)] query failed".
+    const SERIOUS: [&str; 6] = ["warning:", "error:", "fatal:", "detail:", "hint:", "["];
+    line.strip_prefix("pg_dump: ").is_none_or(|said| SERIOUS.iter().any(|word| said.starts_with(word)))
+}
+
 /// What pg_dump said explains an archive that makes no sense better than the archive does.
 fn with_words(error: Error, words: &[String]) -> Error {
     if words.is_empty() || error.kind != Kind::Verification {
@@ -134,9 +143,22 @@ const LOCKED: &str = "another session has locked that table; to see which: SELEC
     l.relation::regclass, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
     WHERE l.mode = 'AccessExclusiveLock'; or wait longer: --lock-wait 10m";
 
-/// The next step after the two failures that a database in use brings about.
+const NO_MATCH: &str = "patterns are those of psql: letters outside double quotes are folded to lower case, and a table \
+    outside the search path needs its schema, as in --table 'sales.orders' or --table 'sales.\"Orders\"'";
+
+const CONFLICT: &str = "replay on the standby cancelled the dump: let pgkeep pause replay (GRANT EXECUTE ON FUNCTION \
+    pg_catalog.pg_wal_replay_pause(), pg_catalog.pg_wal_replay_resume() TO the role of the dump, on the primary), or set \
+    max_standby_streaming_delay = -1 on the standby";
+
+/// The next step after the failures that a database in use and a mistyped name bring about.
 fn with_hint(error: Error, database: &str) -> Error {
     let words = error.to_string();
+    if words.contains("no matching ") {
+        return error.hint(NO_MATCH);
+    }
+    if words.contains("conflict with recovery") {
+        return error.hint(CONFLICT);
+    }
     if words.contains("LOCK TABLE") && words.contains("statement timeout") {
         return error.hint(LOCKED);
     }

@@ -9,6 +9,7 @@ mod archive;
 mod copies;
 mod destination;
 mod fan;
+mod filter;
 mod globals;
 mod parts;
 mod plan;
@@ -22,7 +23,6 @@ use serde::Serialize;
 use super::databases::Databases;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
-use crate::config::env_file::ExtraOptions;
 use crate::error::{Error, Kind, Result};
 use crate::pg::archive::ArchiveCompression;
 use crate::pg::conninfo::ConnectionFlags;
@@ -30,14 +30,15 @@ use crate::pg::tools::Search;
 use crate::progress::Unit;
 use crate::repo::archive::{expect, fingerprint, read_archive};
 use crate::repo::{
-    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Globals, GlobalsIncluded, InstanceName,
-    Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
-    checksum_lines,
+    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Globals, GlobalsIncluded,
+    InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome,
+    ServerVersion, Source, checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
 use destination::{Destination, Destinations};
 
 pub use super::place::Check;
+pub use filter::{Choice, Filter, Switch};
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
 
@@ -56,14 +57,22 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// Stores the archive in parts of at most this size.
     pub split: Option<PartSize>,
-    /// Added to what `pg_dump` is told; their level of compression is what [`Compress::ByPgDump`] was made of.
-    pub extra_options: ExtraOptions,
+    /// What of each database.
+    pub filter: Filter,
+    pub pin: Pin,
     /// `None`: each repository its own.
     pub check: Option<Check>,
     pub globals: WantedGlobals,
     /// How long `pg_dump` waits for a table that others have locked.
     pub lock_wait: Duration,
     pub lineage: NewLineage,
+}
+
+/// What the user says of the backup that is about to be made.
+#[derive(Clone, Debug, Default)]
+pub struct Pin {
+    pub label: Option<Label>,
+    pub keep: Option<KeepFor>,
 }
 
 /// Who compresses the archive.
@@ -143,6 +152,10 @@ pub struct Item {
     pub plain_bytes: Option<u64>,
     pub globals: Option<GlobalsIncluded>,
     pub checks: Option<Checks>,
+    /// Which choice of the database it is, where it is not the whole.
+    pub filter: Option<FilterDigest>,
+    /// For how long replay stood still on the standby; `None` where it was not paused.
+    pub replay_paused_seconds: Option<f64>,
     pub repositories: Vec<Copy>,
     pub warnings: Vec<String>,
     pub error: Option<Error>,
@@ -184,6 +197,8 @@ impl Item {
             plain_bytes: None,
             globals: None,
             checks: None,
+            filter: None,
+            replay_paused_seconds: None,
             repositories: Vec::new(),
             warnings: Vec::new(),
             error: None,
@@ -246,21 +261,10 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem {
-        id: item.id.clone(),
-        database: Some(item.database.clone()),
-        status: match item.status {
-            Status::Ok => RunStatus::Succeeded,
-            Status::Partial => RunStatus::Partial,
-            Status::Failed | Status::NotVerified => RunStatus::Failed,
-        },
-        stage: item.stage.map(str::to_owned),
-        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
-        error: item.error.as_ref().map(Error::to_string),
-        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
-        duration_seconds: item.duration_seconds,
-    }
+    let of = RunItem::of(item.id.clone(), &item.database, item.stage, item.error.as_ref())
+        .stored(item.repositories.iter().find_map(|copy| copy.stored_bytes))
+        .lasted(item.duration_seconds);
+    RunItem { filter: item.filter.clone(), replay_paused_seconds: item.replay_paused_seconds, ..of }
 }
 
 struct Dumper<'a> {
@@ -291,7 +295,7 @@ impl Dumper<'_> {
         let done = self.dump_database(&planned, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
         let begun = Item::begun(&self.options.instance, &planned.name);
-        let item = Item { duration_seconds, warnings, ..begun };
+        let item = Item { duration_seconds, warnings, filter: self.options.filter.digest(), ..begun };
         match done {
             Ok(dumped) => self.dumped(item, dumped),
             Err(Failed { stage, error }) => {
@@ -448,7 +452,12 @@ impl Dumper<'_> {
         let stored = archive::store(self.context, self.options, source, &snapshot, copies).await?;
         warnings.extend(stored.warnings.iter().cloned());
 
-        let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
+        let details = DumpDetails::new(
+            snapshot.description,
+            stored.archive.toc.owners(),
+            self.options.filter.choice(),
+            stored.warnings,
+        );
         let packing = self.options.compress.packing();
         let inside = stored.archive.header.compression;
         let mut objects = stored.objects;
@@ -487,10 +496,10 @@ impl Dumper<'_> {
             objects,
             globals: Globals { included: globals.included, reason: globals.reason },
             checks: Checks { decoded: inside.is_decoded(), read_back: false },
-            filtered: self.options.extra_options.filtered,
-            filter: None,
-            label: None,
-            keep: None,
+            filtered: self.options.filter.is_filtered(),
+            filter: self.options.filter.digest(),
+            label: self.options.pin.label.as_ref().map(|label| label.as_str().to_owned()),
+            keep: self.options.pin.keep.map(|keep| keep.from(started_at)),
             counts: counts(&details),
             database_size_bytes: Some(details.description.database.size_bytes),
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -186,15 +186,16 @@ fn kept(series: &Series, repository: &str) -> Kept {
     Kept { name: repository.to_owned(), backups, stored_bytes }
 }
 
-/// The newest dump of each database that was tried and has ended.
+/// The newest dump of each database that was tried and has ended; one of a part of it only where the whole was never
+/// tried.
 fn last_attempts(runs: &[&SeenRun]) -> BTreeMap<String, Attempt> {
     let mut attempts = BTreeMap::new();
+    let items = || dumps(runs).flat_map(|record| record.items.iter().map(move |item| (record, item)));
+    let (parts, wholes): (Vec<_>, Vec<_>) = items().partition(|(_, item)| item.filter.is_some());
     // Oldest first: the newer one takes the place of the older.
-    for record in dumps(runs) {
-        for item in &record.items {
-            if let Some(database) = &item.database {
-                attempts.insert(database.clone(), attempt(record, item));
-            }
+    for (record, item) in parts.into_iter().chain(wholes) {
+        if let Some(database) = &item.database {
+            attempts.insert(database.clone(), attempt(record, item));
         }
     }
     attempts
@@ -359,8 +360,10 @@ fn no_good_backup(place: Place, report: &DatabaseReport, why: String) -> Finding
 /// The newest backup is whole, and was meant to hold a part: somebody chose that, and should know what it means.
 fn only_parts(series: &Series, report: &DatabaseReport) -> Option<Finding> {
     let newest = series.newest().filter(|newest| State::of(newest) == State::Filtered)?;
-    let evidence =
-        format!("there is no backup of the whole: {} and its like leave out data, as their options say", newest.id());
+    let evidence = format!(
+        "there is no backup of the whole: {} and its like leave out data, objects or rights, as their options say",
+        newest.id()
+    );
     let fix =
         "a part is restored by its id; for the whole, dump without such options (in an env file: PG_DUMP_EXTRA_OPTS)";
     Some(Finding::warn("only-parts", report.database.as_str(), evidence).fix(fix))

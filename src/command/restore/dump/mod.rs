@@ -9,6 +9,7 @@ mod client;
 mod database;
 mod elsewhere;
 mod file;
+mod filtered;
 mod plan;
 mod roles;
 mod server;
@@ -27,8 +28,8 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::repo::{
-    BackupId, Choice, Chosen, DumpManifest, DumpStem, InstanceName, Run, RunItem, RunName, RunOutcome, RunStatus,
-    Stamp, Union, Verb, Which,
+    BackupId, Choice, Chosen, DumpManifest, DumpStem, InstanceName, Run, RunItem, RunName, RunOutcome, Stamp, Union,
+    Verb, Which,
 };
 
 pub use file::{to_file, to_stream};
@@ -307,19 +308,5 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem {
-        id: Some(item.id.clone()),
-        database: Some(item.database.clone()),
-        status: match &item.error {
-            None => RunStatus::Succeeded,
-            Some(error) if error.kind == Kind::Partial => RunStatus::Partial,
-            Some(_) => RunStatus::Failed,
-        },
-        stage: item.stage.map(str::to_owned),
-        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
-        error: item.error.as_ref().map(Error::to_string),
-        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: None,
-        duration_seconds: item.duration_seconds,
-    }
+    RunItem::of(Some(item.id.clone()), &item.database, item.stage, item.error.as_ref()).lasted(item.duration_seconds)
 }

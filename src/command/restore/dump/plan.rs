@@ -68,6 +68,7 @@ async fn look(context: &Context, options: &Options, selected: &Selected) -> Resu
     room(&options.scratch, manifest.plain.size_bytes, "the decoded archive")?;
     let sources = &selected.sources;
     let details = sources.deliver("the details", async |copy| Ok(details(copy).await?)).await?;
+    let partial = super::filtered::look(manifest, &details)?;
     // `postgres` is what initdb calls it unless told otherwise.
     let bootstrap = details.description.bootstrap_role.as_deref().unwrap_or("postgres");
     let globals = sources.deliver("the globals", async |copy| Ok(globals(copy).await?)).await?;
@@ -77,6 +78,7 @@ async fn look(context: &Context, options: &Options, selected: &Selected) -> Resu
     elsewhere::expect_usable(context, &target, options.jobs).await?;
     let me = target.me().await?;
     let mut warnings = target.warnings.clone();
+    warnings.extend(partial);
     warn_of_versions(selected, &target, &mut warnings);
     check_extensions(&details, &target, &mut warnings).await?;
     let existing = target.roles().await?;

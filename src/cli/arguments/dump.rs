@@ -1,0 +1,130 @@
+//! The arguments of `pgkeep dump`.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use pgkeep::command::dump::{Compress, PartSize};
+use pgkeep::error::Error;
+
+use super::{ChoiceArgs, ConnectionArgs, PinArgs, duration};
+
+/// Dump databases into a repository, proven before it counts
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pgkeep dump -d shop --repo /backups
+  pgkeep dump -h db.example.com -U backup --all --repo /backups --instance site
+  pgkeep dump --repo /backups \\
+    -d 'postgresql://backup@db.example.com/shop?sslmode=verify-full'
+  pgkeep dump -d shop --repo /backups --repo s3://offsite/pgkeep
+  pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
+  pgkeep dump --all --config /etc/pgkeep/site.toml
+  pgkeep dump --all-instances --config /etc/pgkeep/fleet.toml
+  pgkeep dump -d shop --repo /backups --split 2G
+  pgkeep dump -d shop --repo /backups --label 'before 4.2' --keep 30d
+  pgkeep dump -d shop --repo /backups --table 'sales.*' --exclude-table-data audit
+  pgkeep dump -d shop --repo /backups --dry-run
+
+The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
+pub struct DumpArgs {
+    /// A database (name, URI or keyword string); may be repeated. Without it: those that the configuration lists, else
+    /// PGDATABASE
+    #[arg(short, long, value_name = "DATABASE", conflicts_with = "all")]
+    pub dbname: Vec<String>,
+
+    /// Every database but postgres and the templates, and those that the configuration excludes
+    #[arg(long)]
+    pub all: bool,
+
+    /// Every configured instance, one after the other, each with its configured databases
+    #[arg(long, conflicts_with_all = ["dbname", "host", "port", "username"])]
+    pub all_instances: bool,
+
+    /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump (default: zstd:3)
+    #[arg(long, value_name = "METHOD", value_parser = compress)]
+    pub compress: Option<Compress>,
+
+    /// Store the archive in numbered parts of at most this size: 500M, 2G (powers of 1024), 2GB (of 1000)
+    #[arg(long, value_name = "SIZE", value_parser = part_size)]
+    pub split: Option<PartSize>,
+
+    /// Threads that compress (default: the processors of this machine, at most 8)
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// What must be proven before the backup counts (default: read-back in a directory, decode elsewhere)
+    #[arg(long, value_name = "LEVEL")]
+    pub check: Option<CheckLevel>,
+
+    /// Leave out roles, memberships and tablespaces
+    #[arg(long)]
+    pub no_globals: bool,
+
+    /// Give up if a table stays locked by others this long (0: never)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub lock_wait: Duration,
+
+    /// Accept a PostgreSQL cluster that this instance has not held before
+    #[arg(long)]
+    pub new_lineage: bool,
+
+    /// Print what would be done and store nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub pin: PinArgs,
+
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckLevel {
+    /// Every compressed block is decoded again and compared before it is stored
+    Decode,
+    /// And the stored archive is read again and decoded to its end
+    ReadBack,
+}
+
+/// `zstd`, `zstd:LEVEL`, `gzip` or `gzip:LEVEL`; without a level that of the tool.
+fn compress(text: &str) -> Result<Compress, String> {
+    let (method, level) = match text.split_once(':') {
+        None => (text, None),
+        Some((method, level)) => (method, Some(level.parse::<u8>().ok())),
+    };
+    match (method, level) {
+        ("zstd", None) => Ok(Compress::Zstd { level: 3 }),
+        ("zstd", Some(Some(level @ 1..=19))) => Ok(Compress::Zstd { level: level.into() }),
+        ("gzip", None) => Ok(Compress::ByPgDump { level: 6 }),
+        ("gzip", Some(Some(level @ 0..=9))) => Ok(Compress::ByPgDump { level }),
+        _ => Err(format!("{text:?} is not zstd, zstd:1 to zstd:19, gzip or gzip:0 to gzip:9")),
+    }
+}
+
+fn part_size(text: &str) -> Result<PartSize, String> {
+    text.parse().map_err(|error: Error| match error.next_step() {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_and_levels_are_read() {
+        let zstd = |level| Ok(Compress::Zstd { level });
+        assert_eq!((compress("zstd"), compress("zstd:19")), (zstd(3), zstd(19)));
+        let gzip = |level| Ok(Compress::ByPgDump { level });
+        assert_eq!((compress("gzip"), compress("gzip:0"), compress("gzip:9")), (gzip(6), gzip(0), gzip(9)));
+        for wrong in ["", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "3", "gzip:", "gzip:10", "gzip:-1", "lz4", "none"] {
+            assert!(compress(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
