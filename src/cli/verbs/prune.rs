@@ -111,10 +111,14 @@ fn applied(outcome: &Outcome<Item>) -> String {
     let removed = || outcome.items.iter().filter(|item| item.action == Action::Removed);
     let freed = removed().fold(0u64, |sum, item| sum.saturating_add(item.freed_bytes));
     let kept = outcome.items.iter().filter(|item| item.action == Action::Keep).count();
+    // What was no backup is counted apart.
+    let left = removed().filter(|item| item.orphan).count();
+    let orphans =
+        if left > 0 { format!(" and the rest of {left} that never were or no longer are") } else { String::new() };
     let kept = if kept > 0 { format!("; {} stay", counted(kept, "backup")) } else { String::new() };
     text += &match removed().count() {
         0 => format!("nothing was removed{kept}\n"),
-        count => format!("removed {}, {} freed{kept}\n", counted(count, "backup"), bytes(freed)),
+        count => format!("removed {}{orphans}, {} freed{kept}\n", counted(count - left, "backup"), bytes(freed)),
     };
     text
 }
@@ -138,13 +142,29 @@ fn listed_in(place: &str, items: &[&Item]) -> String {
         vec![action.to_owned(), item.id.to_string(), bytes(size), why(item)]
     };
     let rows = table(&["", "id", "size", "why"], &[2], items.iter().map(row));
-    let rows: String = rows.lines().map(|line| format!("  {line}\n")).collect();
-    format!("{}\n{rows}\n", harmless(place))
+    let instance = items.first().map_or(String::new(), |item| format!(", instance {}", item.instance));
+    let mut text = harmless(place) + &instance + "\n";
+    let mut before: Option<&Item> = None;
+    for (at, line) in rows.lines().enumerate() {
+        let item = at.checked_sub(1).and_then(|at| items.get(at)).copied();
+        let group = |item: &Item| (item.database.clone(), item.filter.clone());
+        if let (Some(before), Some(item)) = (before, item)
+            && group(before) != group(item)
+        {
+            text += "\n";
+        }
+        text += &format!("  {line}\n");
+        before = item;
+    }
+    text + "\n"
 }
 
 fn why(item: &Item) -> String {
     let label = item.label.iter().map(|label| format!("{label:?}"));
-    let part = item.filtered.then(|| "a part of the database".to_owned());
+    let part = item.filtered.then(|| match &item.filter {
+        Some(filter) => format!("a part ({filter})"),
+        None => "a part".to_owned(),
+    });
     let error = item.error.as_ref().map(|error| format!("FAILED: {error}"));
     label.chain(part).chain(item.reasons.iter().cloned()).chain(error).collect::<Vec<_>>().join(", ")
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{Context, Copy, Outcome, Place, Status};
 use crate::error::{Error, Result};
 use crate::repo::retention::Policy;
-use crate::repo::{BackupId, BackupKind, InstanceName, Keep};
+use crate::repo::{BackupId, BackupKind, FilterDigest, InstanceName, Keep};
 
 pub use execute::execute;
 pub use plan::{Part, Plan, Planned, plan};
@@ -66,8 +66,11 @@ pub struct Item {
     pub instance: InstanceName,
     pub database: String,
     pub kind: BackupKind,
-    /// It holds a part of the database.
+    /// It holds a part of the database, by this choice where that is known.
     pub filtered: bool,
+    pub filter: Option<FilterDigest>,
+    /// It is no backup: data without a manifest, of a run that ended early.
+    pub orphan: bool,
     pub label: Option<String>,
     /// Until when its user pinned it.
     pub keep: Option<Keep>,
