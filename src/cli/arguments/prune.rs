@@ -35,7 +35,7 @@ pub struct PruneArgs {
     pub id: Vec<String>,
 
     /// Also a backup of --id that is pinned
-    #[arg(long, requires = "id")]
+    #[arg(long)]
     pub unpin: bool,
 
     /// Remove everything of the databases of -d, the last good backup too, if they are no longer backed up

@@ -32,6 +32,10 @@ async fn run(screen: &Screen, context: &Context, request: &Request, args: &Prune
 fn options(request: &Request, args: &PruneArgs) -> Result<Options> {
     let mut repositories = super::repositories(request)?;
     let instance = super::instance(request)?;
+    if args.unpin && args.id.is_empty() {
+        // A rule stands against --id, so the parser does not ask for it.
+        return Err(Error::usage("--unpin is for a backup that is named").hint("name it with --id"));
+    }
     let wanted = if !args.id.is_empty() {
         let pins = if args.unpin { Pins::Released } else { Pins::Hold };
         Wanted::Named { ids: args.id.clone(), pins }
