@@ -162,7 +162,7 @@ fn rules_are_told_and_nothing_goes_before_it_is_said() {
     assert_eq!(item(&planned, &ids[0])["reasons"], json!([day(1)]));
     assert_eq!(item(&planned, &ids[5])["reasons"], json!(["no rule keeps it, 5 days old"]));
     let told = world.report(&["prune", "--keep-daily", "3"]).succeeds().stdout;
-    assert!(told.starts_with("rules: keep-daily 3\n"), "{told}");
+    assert!(told.starts_with("rules of main: keep-daily 3\n"), "{told}");
     assert!(told.contains("would remove 7 of 10 backups, "), "{told}");
     assert!(told.trim_end().ends_with("nothing is removed without --apply"), "{told}");
 

@@ -205,7 +205,7 @@ fn request(common: Common, environment: &Environment, screen: &Screen) -> Result
     let flags = Flags { config: common.config.clone(), repositories: common.repo.clone() };
     let configuration = load(&flags, environment)?;
     configuration.notices.iter().for_each(|notice| screen.notice(notice));
-    Request::new(common, configuration)
+    Request::new(common, configuration, environment)
 }
 
 /// The surroundings of a command. The log of the env file is written by what the script did: dumps.
@@ -281,7 +281,7 @@ impl Screen {
     }
 
     /// What its user should know before anything starts; with `--json`, too, since it is no part of the answer.
-    fn notice(&self, notice: &str) {
+    pub fn notice(&self, notice: &str) {
         if !self.quiet {
             output::say(&output::harmless(notice));
         }

@@ -7,12 +7,15 @@ pub mod databases;
 pub mod drop_in;
 pub mod dump;
 pub mod finding;
+pub mod instance;
 mod place;
 pub mod prune;
 mod reading;
+mod replay;
 pub mod report;
 pub mod restore;
 mod stage;
+mod staging;
 pub mod verify;
 
 use std::path::PathBuf;

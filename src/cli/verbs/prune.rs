@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+use pgkeep::command::instance::Instance;
 use pgkeep::command::prune::{self, Action, Item, Options, Pins, Wanted};
 use pgkeep::command::{Context, Outcome, Place};
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::retention::Policy;
 
-use super::Request;
+use super::{Request, instance};
 use crate::cli::arguments::{PruneArgs, RuleArgs};
 use crate::cli::output::{bytes, counted, harmless, table};
 use crate::cli::run::Screen;
@@ -18,20 +19,49 @@ pub async fn prune(screen: &mut Screen, context: &Context, request: &Request, ar
 }
 
 async fn run(screen: &Screen, context: &Context, request: &Request, args: &PruneArgs) -> Result<ExitCode> {
-    let options = options(request, args)?;
-    let plan = prune::plan(context, &options).await?;
-    let head = head(&options);
-    if args.apply {
-        let outcome = prune::execute(context, &options, plan).await;
-        return Ok(screen.finish(&outcome, |outcome| head + &applied(outcome)));
+    let text = if args.apply { applied } else { planned };
+    if !args.all_instances {
+        let options = options(request, args, instance::one(request)?)?;
+        let head = head(&options);
+        let outcome = prune_one(context, &options, args).await?;
+        return Ok(screen.finish(&outcome, |outcome| head + &text(outcome)));
     }
-    let outcome = prune::preview(&options, plan);
-    Ok(screen.finish(&outcome, |outcome| head + &planned(outcome)))
+    let (mut head_of_all, mut answers) = (String::new(), Vec::new());
+    for options in of_all_instances(screen, request, args)? {
+        head_of_all += &head(&options);
+        let answer = match context.interrupt.is_requested() {
+            true => Err(context.interrupt.error()),
+            false => prune_one(context, &options, args).await,
+        };
+        answers.push((options.instance, answer));
+    }
+    Ok(screen.finish(&prune::joined(answers), |outcome| head_of_all + &text(outcome)))
 }
 
-fn options(request: &Request, args: &PruneArgs) -> Result<Options> {
-    let mut repositories = super::repositories(request)?;
-    let instance = super::instance(request)?;
+async fn prune_one(context: &Context, options: &Options, args: &PruneArgs) -> Result<Outcome<Item>> {
+    let plan = prune::plan(context, options).await?;
+    Ok(match args.apply {
+        true => prune::execute(context, options, plan).await,
+        false => prune::preview(options, plan),
+    })
+}
+
+/// One that has no rules keeps everything, as its configuration says.
+fn of_all_instances(screen: &Screen, request: &Request, args: &PruneArgs) -> Result<Vec<Options>> {
+    let is_typed = typed(&args.rules).is_some();
+    let (ruled, passed_over): (Vec<Instance>, Vec<Instance>) =
+        instance::every(request)?.into_iter().partition(|instance| is_typed || !instance.retention.is_empty());
+    for instance in &passed_over {
+        screen.notice(&format!("instance {} has no rules, and everything of it stays", instance.name));
+    }
+    if ruled.is_empty() {
+        return Err(no_rule());
+    }
+    ruled.into_iter().map(|instance| options(request, args, instance)).collect()
+}
+
+fn options(request: &Request, args: &PruneArgs, instance: Instance) -> Result<Options> {
+    let mut repositories = instance::repositories(request, &instance)?;
     if args.unpin && args.id.is_empty() {
         // A rule stands against --id, so the parser does not ask for it.
         return Err(Error::usage("--unpin is for a backup that is named").hint("name it with --id"));
@@ -47,25 +77,29 @@ fn options(request: &Request, args: &PruneArgs) -> Result<Options> {
             // Those of a bucket are left to the rules of its provider, as the env file has it.
             repositories.retain(|place| place.address.is_local());
         }
-        Wanted::Rules(rules(request, typed, &repositories)?)
+        Wanted::Rules(rules(request, &instance, typed, &repositories)?)
     };
-    Ok(Options { repositories, instance, databases: args.dbname.clone(), wanted })
+    Ok(Options { repositories, instance: instance.name, databases: args.dbname.clone(), wanted })
+}
+
+fn no_rule() -> Error {
+    Error::usage("no rule says what to keep").hint(
+        "give one, such as --keep-daily 7 --keep-weekly 4, or write [instance.NAME.retention] into the configuration; \
+         nothing goes without --apply",
+    )
 }
 
 /// The typed rules replace the configured ones.
-fn rules(request: &Request, typed: Option<Policy>, repositories: &[Place]) -> Result<Policy> {
-    let configured = || request.drop_in.as_ref().map(|drop_in| Policy::of_days(drop_in.env_file().retention_days));
-    let none = || {
-        Error::usage("no rule says what to keep").hint(
-            "give one, such as --keep-daily 7 --keep-weekly 4, or write [instance.NAME.retention] into the \
-             configuration; nothing goes without --apply",
-        )
+fn rules(request: &Request, instance: &Instance, typed: Option<Policy>, repositories: &[Place]) -> Result<Policy> {
+    let configured = || match &request.drop_in {
+        Some(drop_in) => Policy::of_days(drop_in.env_file().retention_days),
+        None => Policy::from(&instance.retention),
     };
     if repositories.is_empty() {
         return Err(Error::usage("RETENTION_DAYS is for backups on this host, and there are none")
             .hint("give rules for the bucket, such as --keep-daily 7"));
     }
-    typed.or_else(configured).filter(|policy| !policy.is_empty()).ok_or_else(none)
+    Some(typed.unwrap_or_else(configured)).filter(|policy| !policy.is_empty()).ok_or_else(no_rule)
 }
 
 /// `None` where no rule is typed.
@@ -85,7 +119,7 @@ fn typed(args: &RuleArgs) -> Option<Policy> {
 /// Which rules are in force.
 fn head(options: &Options) -> String {
     match &options.wanted {
-        Wanted::Rules(policy) => format!("rules: {policy}\n"),
+        Wanted::Rules(policy) => format!("rules of {}: {policy}\n", options.instance),
         Wanted::Named { .. } | Wanted::Dropped => String::new(),
     }
 }

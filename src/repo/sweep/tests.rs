@@ -10,7 +10,7 @@ use crate::clock::ManualClock;
 use crate::digest::Fingerprint;
 use crate::interrupt::Signal;
 use crate::repo::manifest::tests::sample;
-use crate::repo::{BackupWriter, Packing, RecordPlace, Run, RunName, Stamp, StoredObject, Verb};
+use crate::repo::{BackupWriter, Form, Packing, RecordPlace, Run, RunName, Stamp, StoredObject, Verb};
 use crate::storage::{Effect, FaultyStorage, Injection, MemoryStorage, Operation};
 
 struct World {
@@ -22,7 +22,7 @@ struct World {
     interrupt: Interrupt,
 }
 
-const ARCHIVE: Ending = Ending::Archive { packing: Packing::ZSTD, part: None };
+const ARCHIVE: Ending = Ending::whole(Form::Custom, Packing::ZSTD);
 
 fn start() -> DateTime<Utc> {
     "2026-11-20T02:00:00Z".parse().unwrap()
