@@ -110,6 +110,8 @@ impl World {
             connect_retry: Duration::ZERO,
             databases: Databases::Named(vec!["shop".to_owned()]),
             clients: Search { bin_dir: Some(self.cluster.bin_dir()), ..Search::default() },
+            format: pgkeep::repo::ArchiveFormat::Custom,
+            jobs: None,
             compress: dump::Compress::Zstd { level: 1 },
             threads: THREADS,
             split: None,
@@ -117,8 +119,9 @@ impl World {
             pin: dump::Pin::default(),
             check: None,
             globals: dump::WantedGlobals::Include,
-            lock_wait: Duration::from_secs(60),
+            lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
             lineage: NewLineage::Refused,
+            replay: dump::Replay::Pause,
         };
         let plan = dump::plan(&self.context, &options).await.unwrap();
         match dump::execute(&self.context, &options, plan).await {

@@ -11,9 +11,11 @@ pub mod instance;
 mod place;
 pub mod prune;
 mod reading;
+mod replay;
 pub mod report;
 pub mod restore;
 mod stage;
+mod staging;
 pub mod verify;
 
 use std::path::PathBuf;

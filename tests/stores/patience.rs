@@ -49,6 +49,8 @@ async fn dump(context: &Context, world: &World, places: &[&Place]) -> Outcome<du
         connect_retry: Duration::ZERO,
         databases: Databases::Named(vec![world.database.clone()]),
         clients: Search { bin_dir: Some(cluster().bin_dir()), ..Search::default() },
+        format: pgkeep::repo::ArchiveFormat::Custom,
+        jobs: None,
         compress: dump::Compress::Zstd { level: 1 },
         threads: NonZeroUsize::MIN,
         split: None,
@@ -56,8 +58,9 @@ async fn dump(context: &Context, world: &World, places: &[&Place]) -> Outcome<du
         pin: dump::Pin::default(),
         check: Some(dump::Check::Decode),
         globals: dump::WantedGlobals::LeaveOut,
-        lock_wait: Duration::from_secs(60),
+        lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
         lineage: NewLineage::Refused,
+        replay: dump::Replay::Pause,
     };
     let plan = dump::plan(context, &options).await.unwrap();
     dump::execute(context, &options, plan).await.unwrap()

@@ -1,6 +1,6 @@
 //! The server: who is let in where, and what each database holds against being dumped.
 
-use super::{Context, Options, rights, tools};
+use super::{Context, Options, rights, standby, tools};
 use crate::command::databases::{self, Databases, one_is_named};
 use crate::command::finding::Finding;
 use crate::error::Result;
@@ -94,6 +94,7 @@ async fn database(
     let warning = |text: &String| Finding::warn("postgres.connection", database.as_str(), text.as_str());
     findings.extend(target.warnings.iter().map(warning));
     findings.extend(connection(&session));
+    findings.extend(standby::look(&session).await);
     findings.extend(tools::chosen(&options.clients, session.server_version_num() / 10_000, &database).await);
     match rights::look(&session).await {
         Ok(found) => findings.extend(found),
@@ -129,11 +130,6 @@ fn connection(session: &Session) -> Vec<Finding> {
         let evidence = "everything in it passes the network in the clear";
         let finding = Finding::warn("postgres.encryption", endpoint.dbname.as_str(), evidence);
         findings.push(finding.fix("switch on ssl in the server, and connect with sslmode=verify-full"));
-    }
-    if session.in_recovery() {
-        let evidence = "long dumps of a standby are cancelled when they stand in the way of replay";
-        let finding = Finding::warn("postgres.standby", endpoint.dbname.as_str(), evidence);
-        findings.push(finding.fix("set hot_standby_feedback = on there, or max_standby_streaming_delay = -1"));
     }
     findings
 }

@@ -12,6 +12,7 @@ use crate::repo::SystemIdentifier;
 
 pub struct Source {
     session: Session,
+    target: ConnectTarget,
     connection: ChildConnection,
     environment: Environment,
     pub clients: Tools,
@@ -30,9 +31,18 @@ impl Source {
         let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
         let session = Session::connect(&target, &session_options).await?;
         let clients = options.clients.for_server(session.server_version_num() / 10_000).await?;
+        options.compress.check_clients(&clients)?;
         let connection = clients.connection(&target, session.endpoint(), &context.scratch())?;
-        let warnings = target.warnings;
-        Ok(Self { session, connection, environment: context.environment.clone(), clients, warnings })
+        let warnings = target.warnings.clone();
+        Ok(Self { session, target, connection, environment: context.environment.clone(), clients, warnings })
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn target(&self) -> &ConnectTarget {
+        &self.target
     }
 
     pub fn database(&self) -> &str {
