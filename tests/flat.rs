@@ -19,8 +19,8 @@ use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::error::Kind;
 use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{
-    BackupWriter, Ending, FlatLayout, FlatStorage, Packing, Repository, StateDirectory, StoredName, Sweep, SweepPlan,
-    Swept, Verb, remove_leftovers,
+    BackupWriter, Ending, FlatLayout, FlatStorage, Form, Packing, Repository, StateDirectory, StoredName, Sweep,
+    SweepPlan, Swept, Verb, remove_leftovers,
 };
 use pgkeep::storage::{
     CreateOnly, Fault, Key, LocalStorage, MemoryStorage, Missing, ObjectMeta, ObjectReader, ObjectWriter, Prefix,
@@ -223,7 +223,7 @@ async fn a_repository_lives_among_others_and_leaves_them_alone() {
         archive.write("archive".into()).await.unwrap();
         let meta = archive.finish().await.unwrap();
         assert_eq!(meta.key, backup.key(Ending::archive(Packing::PLAIN)), "as the caller calls it");
-        backup.put(Ending::Checksum { packing: Packing::PLAIN }, "sum".into()).await.unwrap();
+        backup.put(Ending::checksum(Form::Custom, Packing::PLAIN), "sum".into()).await.unwrap();
 
         let stem = backup.stem().clone();
         let dumps = if layout == FlatLayout::Directory { "data/" } else { "" };

@@ -10,7 +10,7 @@ use pgkeep::error::{Error, Kind};
 use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{
     ArchiveFormat, BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest,
-    DumpStem, Ending, Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run,
+    DumpStem, Ending, Entry, Form, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run,
     RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredObject, Sweep, SweepPlan,
     Swept, Verb, runs,
 };
@@ -100,7 +100,7 @@ fn lock(repository: &Repository, state: &StateDirectory, verb: Verb) -> Lock {
     state.lock(repository.id(), &main_instance(), verb, start()).unwrap()
 }
 
-const ARCHIVE: Ending = Ending::Archive { packing: Packing::ZSTD, part: None };
+const ARCHIVE: Ending = Ending::whole(Form::Custom, Packing::ZSTD);
 
 async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
     let mut archive = writer.writer(ARCHIVE, None).await.unwrap();
@@ -108,7 +108,7 @@ async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
     archive.finish().await.unwrap();
     vec![
         StoredObject::new(writer.stem(), ARCHIVE, Fingerprint::of(b"archive")),
-        writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await.unwrap(),
+        writer.put(Ending::checksum(Form::Custom, Packing::ZSTD), Bytes::from_static(b"sum")).await.unwrap(),
     ]
 }
 
@@ -267,7 +267,7 @@ async fn try_backup(house: &House) -> Result<(), Error> {
         let archive = StoredObject::new(&stem, ARCHIVE, Fingerprint::of(b"archive"));
         Ok::<_, Error>(vec![
             archive,
-            writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await?,
+            writer.put(Ending::checksum(Form::Custom, Packing::ZSTD), Bytes::from_static(b"sum")).await?,
         ])
     };
     match stored.await {

@@ -343,6 +343,8 @@ async fn replay_goes_on_after_a_panic() {
         compress: dump::Compress::Zstd { level: 1 },
         threads: NonZeroUsize::MIN,
         split: None,
+        format: pgkeep::repo::ArchiveFormat::Custom,
+        jobs: None,
         filter: dump::Filter::default(),
         pin: dump::Pin::default(),
         check: None,

@@ -110,6 +110,8 @@ impl World {
             connect_retry: Duration::ZERO,
             databases: Databases::Named(vec!["shop".to_owned()]),
             clients: Search { bin_dir: Some(self.cluster.bin_dir()), ..Search::default() },
+            format: pgkeep::repo::ArchiveFormat::Custom,
+            jobs: None,
             compress: dump::Compress::Zstd { level: 1 },
             threads: THREADS,
             split: None,

@@ -15,6 +15,7 @@ mod replay;
 pub mod report;
 pub mod restore;
 mod stage;
+mod staging;
 pub mod verify;
 
 use std::path::PathBuf;

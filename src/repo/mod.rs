@@ -10,6 +10,7 @@ pub mod archive;
 mod backup;
 mod catalogue;
 mod details;
+pub mod directory;
 mod document;
 mod filter;
 mod flat;
@@ -51,7 +52,7 @@ pub use intent::{
 };
 pub use keep::{Keep, KeepFor, Label};
 pub use layout::{
-    BackupId, Coding, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
+    BackupId, Coding, DumpStem, Ending, Folder, Form, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
     ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
 pub use leftovers::{remove_leftovers, remove_leftovers_but};

@@ -13,7 +13,7 @@ use pgkeep::error::{Error, Kind, Result};
 use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{
     Adoption, ArchiveFormat, BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest,
-    DumpStem, Ending, Folder, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof,
+    DumpStem, Ending, Folder, Form, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof,
     Repository, Run, RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName,
     StoredObject, Sweep, SweepPlan, Swept, Verb, Verdict, intents, judged_intents, liveness, runs,
 };
@@ -193,7 +193,7 @@ async fn store_data(writer: &BackupWriter, complete: bool) -> Result<Vec<StoredO
     let mut objects =
         vec![StoredObject::new(writer.stem(), Ending::archive(Packing::ZSTD), Fingerprint::of(b"archive"))];
     if complete {
-        objects.push(writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await?);
+        objects.push(writer.put(Ending::checksum(Form::Custom, Packing::ZSTD), Bytes::from_static(b"sum")).await?);
         writer.intent().refresh().await?;
         objects.push(writer.put(Ending::DETAILS, Bytes::from_static(b"details")).await?);
     }

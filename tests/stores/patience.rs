@@ -49,6 +49,8 @@ async fn dump(context: &Context, world: &World, places: &[&Place]) -> Outcome<du
         connect_retry: Duration::ZERO,
         databases: Databases::Named(vec![world.database.clone()]),
         clients: Search { bin_dir: Some(cluster().bin_dir()), ..Search::default() },
+        format: pgkeep::repo::ArchiveFormat::Custom,
+        jobs: None,
         compress: dump::Compress::Zstd { level: 1 },
         threads: NonZeroUsize::MIN,
         split: None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use pgkeep::command::dump::{Compress, PartSize};
 use pgkeep::error::Error;
+use pgkeep::repo::ArchiveFormat;
 
 use super::{ChoiceArgs, ConnectionArgs, PinArgs, duration};
 
@@ -21,6 +22,7 @@ Examples:
   pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
   pgkeep dump --all --config /etc/pgkeep/site.toml
   pgkeep dump --all-instances --config /etc/pgkeep/fleet.toml
+  pgkeep dump -d shop --repo /backups --format directory --jobs 4
   pgkeep dump -d shop --repo /backups --split 2G
   pgkeep dump -d shop --repo /backups --label 'before 4.2' --keep 30d
   pgkeep dump -d shop --repo /backups --table 'sales.*' --exclude-table-data audit
@@ -41,7 +43,15 @@ pub struct DumpArgs {
     #[arg(long, conflicts_with_all = ["dbname", "host", "port", "username"])]
     pub all_instances: bool,
 
-    /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump (default: zstd:3)
+    /// Form of the dump: custom, directory, plain or tar, also c, d, p, t (default: custom)
+    #[arg(short = 'F', long, value_name = "FORMAT", value_parser = format)]
+    pub format: Option<ArchiveFormat>,
+
+    /// Tables that are dumped at the same time, with --format directory (default: 1)
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+
+    /// Compression: zstd[:1-19] around the dump, none, or by pg_dump gzip[:0-9], lz4[:1-12] (default: zstd:3)
     #[arg(long, value_name = "METHOD", value_parser = compress)]
     pub compress: Option<Compress>,
 
@@ -99,7 +109,18 @@ pub enum CheckLevel {
     ReadBack,
 }
 
-/// `zstd`, `zstd:LEVEL`, `gzip` or `gzip:LEVEL`; without a level that of the tool.
+/// As `pg_dump --format` takes it.
+fn format(text: &str) -> Result<ArchiveFormat, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "c" | "custom" => Ok(ArchiveFormat::Custom),
+        "d" | "directory" => Ok(ArchiveFormat::Directory),
+        "p" | "plain" => Ok(ArchiveFormat::Plain),
+        "t" | "tar" => Ok(ArchiveFormat::Tar),
+        _ => Err(format!("{text:?} is not custom, directory, plain or tar")),
+    }
+}
+
+/// A method, and perhaps its level; without one that of the tool.
 fn compress(text: &str) -> Result<Compress, String> {
     let (method, level) = match text.split_once(':') {
         None => (text, None),
@@ -110,7 +131,12 @@ fn compress(text: &str) -> Result<Compress, String> {
         ("zstd", Some(Some(level @ 1..=19))) => Ok(Compress::Zstd { level: level.into() }),
         ("gzip", None) => Ok(Compress::ByPgDump { level: 6 }),
         ("gzip", Some(Some(level @ 0..=9))) => Ok(Compress::ByPgDump { level }),
-        _ => Err(format!("{text:?} is not zstd, zstd:1 to zstd:19, gzip or gzip:0 to gzip:9")),
+        ("none", None) => Ok(Compress::ByPgDump { level: 0 }),
+        ("lz4", None) => Ok(Compress::Lz4 { level: None }),
+        ("lz4", Some(Some(level @ 1..=12))) => Ok(Compress::Lz4 { level: Some(level) }),
+        _ => Err(format!(
+            "{text:?} is not zstd, zstd:1 to zstd:19, none, gzip, gzip:0 to gzip:9, lz4 or lz4:1 to lz4:12"
+        )),
     }
 }
 
@@ -131,8 +157,27 @@ mod tests {
         assert_eq!((compress("zstd"), compress("zstd:19")), (zstd(3), zstd(19)));
         let gzip = |level| Ok(Compress::ByPgDump { level });
         assert_eq!((compress("gzip"), compress("gzip:0"), compress("gzip:9")), (gzip(6), gzip(0), gzip(9)));
-        for wrong in ["", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "3", "gzip:", "gzip:10", "gzip:-1", "lz4", "none"] {
+        for wrong in [
+            "", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "3", "gzip:", "gzip:10", "gzip:-1", "lz4:0", "lz4:13",
+            "none:1",
+        ] {
             assert!(compress(wrong).is_err(), "{wrong:?}");
         }
+        assert_eq!(compress("none"), gzip(0));
+        let lz4 = |level| Ok(Compress::Lz4 { level });
+        assert_eq!((compress("lz4"), compress("lz4:9")), (lz4(None), lz4(Some(9))));
+    }
+
+    #[test]
+    fn formats_are_called_as_pg_dump_calls_them() {
+        for (words, meant) in [
+            (["c", "custom", "C"], ArchiveFormat::Custom),
+            (["d", "directory", "Directory"], ArchiveFormat::Directory),
+            (["p", "plain", "P"], ArchiveFormat::Plain),
+            (["t", "tar", "TAR"], ArchiveFormat::Tar),
+        ] {
+            assert_eq!(words.map(format), [Ok(meant), Ok(meant), Ok(meant)]);
+        }
+        assert!(format("x").is_err() && format("").is_err());
     }
 }

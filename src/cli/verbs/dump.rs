@@ -157,6 +157,8 @@ fn options(context: &Context, request: &Request, args: &DumpArgs, instance: &Ins
         connect_retry: args.connection.connect_retry,
         databases: super::databases(request, args.all, args.dbname.clone(), instance),
         clients: super::clients(context, &args.connection, instance),
+        format: args.format.unwrap_or_default(),
+        jobs: args.jobs,
         compress: args.compress.or(drop_in.map(DropIn::compress)).unwrap_or(Compress::Zstd { level: 3 }),
         threads: super::threads(args.threads),
         split: args.split,
@@ -217,6 +219,10 @@ fn extra_options(typed: &[String]) -> Result<ExtraOptions> {
 
 /// The env file has one form of dump: what others read them with opens no other.
 fn refuse_contradictions(args: &DumpArgs) -> Result<()> {
+    if args.format.is_some() || args.jobs.is_some() {
+        return Err(Error::usage("the dumps of BACKUP_ENV_FILE have one form")
+            .hint("leave --format and --jobs out, or name a repository with --repo: then the file is not used"));
+    }
     let hint = match (args.compress, args.split) {
         (Some(_), _) => "leave --compress out: pg_dump compresses with -Z 9, and PG_DUMP_EXTRA_OPTS=\"-Z 6\" lowers it",
         (None, Some(_)) => "leave --split out: the dump is one file, as the script made it",

@@ -16,8 +16,8 @@ use crate::repo::retention::{
     Candidate, Decision, Dropped, Extent, Group, Kept, Policy, Standing, decide, digest_of_checksum_file, next_to_prove,
 };
 use crate::repo::{
-    BackupId, BackupKind, Catalogue, DumpStem, Ending, Entry, FlatLayout, Folder, InstanceName, ObjectName, Packing,
-    Repository, StoredName, Verb, intents, remove_backup,
+    BackupId, BackupKind, Catalogue, DumpStem, Ending, Entry, FlatLayout, Folder, Form, InstanceName, ObjectName,
+    Packing, Repository, StoredName, Verb, intents, remove_backup,
 };
 use crate::storage::Key;
 
@@ -119,7 +119,7 @@ fn candidate(stem: &DumpStem, filtered: bool, standing: Standing) -> Candidate {
 /// Reads a dump of the script and compares it with the checksum beside it.
 async fn prove(context: &Context, repository: &Repository, instance: &InstanceName, stem: &DumpStem) -> Standing {
     let archive = stem.object(Ending::archive(Packing::PLAIN)).key(instance);
-    let checksum = stem.object(Ending::Checksum { packing: Packing::PLAIN }).key(instance);
+    let checksum = stem.object(Ending::checksum(Form::Custom, Packing::PLAIN)).key(instance);
     match compare(context, repository, &archive, &checksum).await {
         Ok(standing) => standing,
         Err(error) => Standing::Unknown(error.to_string()),

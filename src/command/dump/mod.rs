@@ -6,10 +6,13 @@
 //! rest.
 
 mod archive;
+mod arrivals;
 mod copies;
 mod destination;
+mod directory;
 mod fan;
 mod filter;
+mod format;
 mod globals;
 mod locks;
 mod parts;
@@ -29,14 +32,14 @@ use super::replay::Pause;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
 use crate::error::{Error, Kind, Result};
-use crate::pg::archive::ArchiveCompression;
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::{expect, fingerprint, read_archive};
+use crate::repo::archive::{expect, fingerprint, read_dump};
+use crate::repo::directory::read_directory;
 use crate::repo::{
-    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Globals, GlobalsIncluded,
-    InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome,
+    ArchiveFormat, BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Form, Globals,
+    GlobalsIncluded, InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, RunItem, RunOutcome,
     ServerVersion, Source, checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
@@ -44,6 +47,7 @@ use destination::{Destination, Destinations};
 
 pub use super::place::Check;
 pub use filter::{Choice, Filter, Switch};
+pub use format::Compress;
 pub use locks::LockWait;
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
@@ -59,6 +63,9 @@ pub struct Options {
     pub connect_retry: Duration,
     pub databases: Databases,
     pub clients: Search,
+    pub format: ArchiveFormat,
+    /// Tables that are dumped at the same time; only into a directory.
+    pub jobs: Option<NonZeroUsize>,
     pub compress: Compress,
     /// Threads that compress, and that decode where the archive is read again.
     pub threads: NonZeroUsize,
@@ -82,33 +89,6 @@ pub struct Options {
 pub struct Pin {
     pub label: Option<Label>,
     pub keep: Option<KeepFor>,
-}
-
-/// Who compresses the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compress {
-    /// We do, around it: frames of zstd.
-    Zstd { level: i32 },
-    /// `pg_dump` does, inside it, with gzip; 0 is not at all. The archive is stored as it comes, and so are the globals.
-    ByPgDump { level: u8 },
-}
-
-impl Compress {
-    /// How archive and globals are stored.
-    pub fn packing(self) -> Packing {
-        match self {
-            Self::Zstd { .. } => Packing::ZSTD,
-            Self::ByPgDump { .. } => Packing::PLAIN,
-        }
-    }
-
-    /// As the manifest has it, of an archive whose header says how it is compressed inside.
-    fn recorded(self, inside: ArchiveCompression) -> crate::repo::Compression {
-        match self {
-            Self::Zstd { level } => crate::repo::Compression::zstd(level),
-            Self::ByPgDump { level } => crate::repo::Compression::by_pg_dump(inside, Some(level.into())),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,13 +287,8 @@ impl Dumper<'_> {
         let done = self.dump_with_patience(&planned, &mut pause, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
         let begun = Item::begun(&self.options.instance, &planned.name);
-        let item = Item {
-            duration_seconds,
-            warnings,
-            filter: self.options.filter.digest(),
-            replay_paused_seconds: pause.seconds(),
-            ..begun
-        };
+        let (filter, replay_paused_seconds) = (self.options.filter.digest(), pause.seconds());
+        let item = Item { duration_seconds, warnings, filter, replay_paused_seconds, ..begun };
         match done {
             Ok(dumped) => self.dumped(item, dumped),
             Err(Failed { stage, error }) => {
@@ -515,21 +490,25 @@ impl Dumper<'_> {
     ) -> Result<Contents, Failed<Stage>> {
         let started = Instant::now();
         let started_at = copies.stem().started_at().time();
-        let stored = archive::store(self.context, self.options, source, &snapshot, copies).await?;
+        let form = self.options.form();
+        let stored = match form {
+            Form::Directory => directory::store(self.context, self.options, source, &snapshot, copies).await?,
+            _ => archive::store(self.context, self.options, source, &snapshot, copies).await?,
+        };
         // What comes now is between us and the repository.
         warnings.extend(pause.end(self.context).await);
         warnings.extend(stored.warnings.iter().cloned());
 
         let details = DumpDetails::new(
             snapshot.description,
-            stored.archive.toc.owners(),
+            stored.content.owners(),
             self.options.filter.choice(),
             stored.warnings,
         );
         let packing = self.options.compress.packing();
-        let inside = stored.archive.header.compression;
+        let inside = stored.content.compression();
         let mut objects = stored.objects;
-        let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
+        let mut small = vec![(Ending::checksum(form, packing), checksum_lines(&objects).into())];
         small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
         small.push((Ending::DETAILS, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {
@@ -543,10 +522,7 @@ impl Dumper<'_> {
             instance: self.options.instance.clone(),
             database: source.database().to_owned(),
             system_identifier: source.system_identifier(),
-            server: ServerVersion {
-                number: source.server_version(),
-                text: stored.archive.header.server_version.clone(),
-            },
+            server: ServerVersion { number: source.server_version(), text: stored.content.server_version().to_owned() },
             source: Source { host: source.host(), port: source.port() },
             backup_host: self.context.host.clone(),
             started_at,
@@ -556,8 +532,8 @@ impl Dumper<'_> {
                 program: stored.program.display().to_string(),
                 version: source.clients.version.text.clone(),
             },
-            archive_format: crate::repo::ArchiveFormat::Custom,
-            archive_version: Some(stored.archive.header.version.to_string()),
+            archive_format: self.options.format,
+            archive_version: stored.content.header().map(|header| header.version.to_string()),
             encryption: None,
             compression: self.options.compress.recorded(inside),
             plain: stored.plain,
@@ -589,7 +565,11 @@ impl Dumper<'_> {
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.threads;
         let read = async {
-            read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            if manifest.form() == Form::Directory {
+                read_directory(repository, stem, manifest, None, threads, task.clone()).await?;
+            } else {
+                read_dump(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            }
             for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
                 let key = object.key(&manifest.instance);
                 let reader = repository.storage().read(&key, None).await?;

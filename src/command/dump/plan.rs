@@ -10,7 +10,7 @@ use crate::command::databases::{self, Databases};
 use crate::config::environment::Environment;
 use crate::error::{Error, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
-use crate::repo::InstanceName;
+use crate::repo::{ArchiveFormat, InstanceName};
 use crate::storage::{Fault, Missing};
 
 /// What will be dumped.
@@ -30,6 +30,7 @@ pub struct PlannedItem {
 
 /// Finds out which databases are meant; asks the server only for `--all`.
 pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
+    options.check_format()?;
     let items = match &options.databases {
         Databases::Named(names) if names.is_empty() => vec![item(context, options.connection.clone())?],
         Databases::Named(names) => {
@@ -156,7 +157,11 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
     let source = Source::connect(context, options, planned).await?;
     let snapshot = source.snapshot().await?;
     let repositories = join_all(options.repositories.iter().map(|place| previewed(context, place))).await;
-    let mut steps = vec![super::archive::command(options, &source, &snapshot)?.command_line()];
+    let mut program = super::archive::command(options, &source, &snapshot)?;
+    if options.format == ArchiveFormat::Directory {
+        program = program.arg(format!("--file={}", context.scratch().join("pgkeep-staging-XXXXXXXX/dump").display()));
+    }
+    let mut steps = vec![program.command_line()];
     if source.session().in_recovery() && options.replay == Replay::Pause {
         steps.insert(0, "pause replay on the standby until pg_dump has ended".to_owned());
     }
@@ -167,7 +172,9 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
         Compress::Zstd { level } => {
             format!("compress with zstd:{level} on {} threads, decode and compare", options.threads)
         }
+        Compress::ByPgDump { level: 0 } => "store it as it comes".to_owned(),
         Compress::ByPgDump { .. } => "store it as it comes, and decode what pg_dump compressed".to_owned(),
+        Compress::Lz4 { .. } => "store it as it comes; what pg_dump compresses with lz4 is not decoded".to_owned(),
     });
     if let Some(size) = options.split {
         steps.push(format!("cut it into parts of at most {size} bytes"));

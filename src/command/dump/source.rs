@@ -32,6 +32,7 @@ impl Source {
         let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
         let session = Session::connect(&target, &session_options).await?;
         let clients = options.clients.for_server(session.server_version_num() / 10_000).await?;
+        options.compress.check_clients(&clients)?;
         let connection = clients.connection(&target, session.endpoint(), &context.scratch())?;
         let warnings = target.warnings.clone();
         Ok(Self { session, target, connection, environment: context.environment.clone(), clients, warnings })
