@@ -100,15 +100,17 @@ impl Options {
             ArchiveFormat::Directory if self.split.is_some() => {
                 Some(("--split", "leave --split out: every table is a file of its own already"))
             }
-            ArchiveFormat::Directory if inside != CompressionMethod::None => {
-                Some((compress.as_str(), "use --compress zstd or none: pgkeep compresses each file of a directory itself"))
-            }
+            ArchiveFormat::Directory if inside != CompressionMethod::None => Some((
+                compress.as_str(),
+                "use --compress zstd or none: pgkeep compresses each file of a directory itself",
+            )),
             ArchiveFormat::Tar if inside != CompressionMethod::None => {
                 Some((compress.as_str(), "use --compress zstd or none: pg_dump does not compress a tar archive"))
             }
-            ArchiveFormat::Plain if inside == CompressionMethod::Lz4 => {
-                Some((compress.as_str(), "use zstd, gzip or none: pgkeep could not see whether a script in lz4 is whole"))
-            }
+            ArchiveFormat::Plain if inside == CompressionMethod::Lz4 => Some((
+                compress.as_str(),
+                "use zstd, gzip or none: pgkeep could not see whether a script in lz4 is whole",
+            )),
             ArchiveFormat::Plain if has_create => {
                 Some(("--create", "leave --create out: such a script leaves the database it is restored into"))
             }

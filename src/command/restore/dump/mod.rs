@@ -7,8 +7,10 @@
 
 mod client;
 mod database;
+mod delivered;
 mod file;
 mod filtered;
+mod folder;
 mod plan;
 mod roles;
 mod server;
