@@ -530,6 +530,7 @@ async fn death_at_any_moment() {
         "CREATE EXTENSION pgcrypto; CREATE TABLE noise AS SELECT gen_random_bytes(1000) FROM generate_series(1, 12000)",
     );
     workspace.pgkeep_on(cluster, ["dump", "-d", "noise"]).run().succeeds();
+    workspace.pgkeep_on(cluster, ["dump", "-d", "noise", "--format", "directory"]).run().succeeds();
     let all = ids(workspace);
     let began = Instant::now();
     world.copy(&["--missing"], &[&from], &world.path("timed")).succeeds();
