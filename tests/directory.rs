@@ -67,8 +67,6 @@ fn scratch(workspace: &Workspace) -> Vec<String> {
 /// Everything that an object of a failed dump would be called.
 fn leftovers(workspace: &Workspace) -> Vec<String> {
     let mut left = tree(&workspace.repository().join("main/dumps"));
-    // A folder that is empty is no object.
-    left.retain(|name| !name.ends_with('/'));
     left.extend(tree(&workspace.repository().join("main/intents")));
     left
 }
