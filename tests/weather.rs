@@ -119,8 +119,9 @@ impl World {
             pin: dump::Pin::default(),
             check: None,
             globals: dump::WantedGlobals::Include,
-            lock_wait: Duration::from_secs(60),
+            lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
             lineage: NewLineage::Refused,
+            replay: dump::Replay::Pause,
         };
         let plan = dump::plan(&self.context, &options).await.unwrap();
         match dump::execute(&self.context, &options, plan).await {
@@ -165,7 +166,12 @@ impl World {
     }
 
     async fn list(&mut self) {
-        let options = report::Options { repositories: vec![self.near(), self.far()], instance: None, database: None };
+        let options = report::Options {
+            repositories: vec![self.near(), self.far()],
+            instance: None,
+            database: None,
+            expected: Default::default(),
+        };
         match report::list(&self.context, &options).await {
             Ok(outcome) => self.failures.extend(outcome.error),
             Err(error) => self.failures.push(error),

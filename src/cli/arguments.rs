@@ -3,6 +3,7 @@
 mod choice;
 mod dump;
 mod pin;
+mod prune;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use super::completion::backup_ids;
 pub use choice::ChoiceArgs;
 pub use dump::{CheckLevel, DumpArgs};
 pub use pin::PinArgs;
+pub use prune::{PruneArgs, RuleArgs};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -23,6 +25,7 @@ Examples:
   pgkeep verify --deep latest --repo /backups
   pgkeep copy --missing --to s3://offsite/pgkeep --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
+  pgkeep prune --keep-daily 7 --keep-weekly 4 --repo /backups
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect, 4 a PostgreSQL tool failed, 5 storage failed, \
 6 verification failed, 7 locked, 8 no such backup, 9 refused for safety, 10 some items failed, 11 not verified, \
@@ -109,6 +112,7 @@ pub enum Work {
     Restore(RestoreVerb),
     Verify(VerifyArgs),
     Copy(CopyArgs),
+    Prune(PruneArgs),
     Report(ReportArgs),
     Check(CheckArgs),
 }
@@ -154,6 +158,7 @@ Examples:
   pgkeep restore dump latest -d shop --into shop_copy \\
     --repo /backups --repo s3://offsite/pgkeep
   pgkeep restore dump latest -d shop --to-file shop.dump --repo /backups
+  pgkeep restore dump latest --instance site -d shop --to-instance spare
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run")]
 pub struct RestoreDumpArgs {
     /// Id of the backup, a unique beginning of it, or latest
@@ -168,9 +173,14 @@ pub struct RestoreDumpArgs {
     #[arg(long, value_name = "DATABASE")]
     pub into: Option<String>,
 
-    /// The server to restore to, as a URI or keyword string (default: the one that -h, -p, -U and PG* name)
+    /// The server to restore to, as a URI or keyword string (default: that of the configured instance that was dumped,
+    /// else the one that -h, -p, -U and PG* name)
     #[arg(long, value_name = "URI")]
     pub to: Option<String>,
+
+    /// The configured instance whose server to restore to
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "to_file"])]
+    pub to_instance: Option<String>,
 
     /// Write what pg_dump wrote to a file or directory, or to standard output with `-`, and restore nothing
     #[arg(long, value_name = "PATH", conflicts_with_all = ["into", "to", "jobs", "analyze"])]
@@ -342,15 +352,21 @@ pub enum ReportView {
 Examples:
   pgkeep check -d shop --repo /backups
   pgkeep check -h db.example.com -U backup --all --repo /backups
+  pgkeep check --all-instances --config /etc/pgkeep/fleet.toml
   pgkeep check --repo s3://offsite/pgkeep")]
 pub struct CheckArgs {
-    /// A database (name, URI or keyword string); may be repeated. Without it: PGDATABASE
+    /// A database (name, URI or keyword string); may be repeated. Without it: those that the configuration lists, else
+    /// PGDATABASE
     #[arg(short, long, value_name = "DATABASE", conflicts_with = "all")]
     pub dbname: Vec<String>,
 
-    /// Every database but postgres and the templates
+    /// Every database but postgres and the templates, and those that the configuration excludes
     #[arg(long)]
     pub all: bool,
+
+    /// Every configured instance, one after the other, each with its configured databases
+    #[arg(long, conflicts_with_all = ["dbname", "host", "port", "username"])]
+    pub all_instances: bool,
 
     #[command(flatten)]
     pub connection: ConnectionArgs,

@@ -131,8 +131,9 @@ mod tests {
         let second = Staging::create(scratch.path(), 0, "x").unwrap();
         let mut left = names(scratch.path());
         left.sort();
-        let mut expected: Vec<_> = [&live, &second].map(|staging| staging.path.file_name().unwrap()).into();
-        expected.push("pgkeep-staging-link".as_ref());
+        let mut expected: Vec<_> =
+            [&live, &second].map(|staging| staging.path.file_name().unwrap().to_str().unwrap()).into();
+        expected.push("pgkeep-staging-link");
         expected.sort();
         assert_eq!(left, expected);
         assert!(live.path.join("dump/toc.dat").exists() && elsewhere.path().join("kept").exists());

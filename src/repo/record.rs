@@ -20,7 +20,7 @@ use super::name::InstanceName;
 use super::repository::Repository;
 use super::state::{HostId, StateDirectory};
 use crate::error::{Error, Kind, Result};
-use crate::storage::Prefix;
+use crate::storage::{Fault, Prefix};
 
 /// `runs/<run>.json`, format 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,8 +165,9 @@ pub struct Run {
 }
 
 impl Run {
-    /// Records the start of a run that holds `lock`, under the name that it has in every repository it works in. Where the repository refuses, a restore or a verification goes on
-    /// with its record in the state directory; anything else stops, since it could not store its work either.
+    /// Records the start of a run that holds `lock`, under the name that it has in every repository it works in. Where
+    /// the repository refuses, a restore or a verification goes on with its record in the state directory, and a prune
+    /// where there is no room; anything else stops, since it could not store its work either.
     pub async fn begin(
         repository: &Repository,
         state: &StateDirectory,
@@ -200,7 +201,7 @@ impl Run {
         let began = Instant::now();
         let place = match repository.storage().create(&key(&record), body.clone()).await {
             Ok(()) => RecordPlace::Repository,
-            Err(error) if matches!(holder.verb, Verb::Restore | Verb::Verify) => {
+            Err(error) if goes_on_unrecorded(holder.verb, error.fault) => {
                 state.keep_run(repository.id(), &record.instance, &record.run, &body)?;
                 RecordPlace::StateDirectory { because: error.into() }
             }
@@ -241,6 +242,15 @@ impl Run {
         }
         self.state.keep_run(self.repository.id(), &self.record.instance, &self.record.run, &body)?;
         Ok(self.place)
+    }
+}
+
+/// What only reads needs no record there; and a prune is what makes room where there is none for its record.
+fn goes_on_unrecorded(verb: Verb, fault: Fault) -> bool {
+    match verb {
+        Verb::Restore | Verb::Verify => true,
+        Verb::Prune => fault == Fault::Full,
+        Verb::Dump | Verb::Basebackup | Verb::Copy => false,
     }
 }
 

@@ -58,8 +58,9 @@ async fn dump(context: &Context, world: &World, places: &[&Place]) -> Outcome<du
         pin: dump::Pin::default(),
         check: Some(dump::Check::Decode),
         globals: dump::WantedGlobals::LeaveOut,
-        lock_wait: Duration::from_secs(60),
+        lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
         lineage: NewLineage::Refused,
+        replay: dump::Replay::Pause,
     };
     let plan = dump::plan(context, &options).await.unwrap();
     dump::execute(context, &options, plan).await.unwrap()

@@ -21,6 +21,7 @@ Examples:
   pgkeep dump -d shop --repo /backups --repo s3://offsite/pgkeep
   pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
   pgkeep dump --all --config /etc/pgkeep/site.toml
+  pgkeep dump --all-instances --config /etc/pgkeep/fleet.toml
   pgkeep dump -d shop --repo /backups --format directory --jobs 4
   pgkeep dump -d shop --repo /backups --split 2G
   pgkeep dump -d shop --repo /backups --label 'before 4.2' --keep 30d
@@ -29,13 +30,18 @@ Examples:
 
 The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
 pub struct DumpArgs {
-    /// A database (name, URI or keyword string); may be repeated. Without it: PGDATABASE
+    /// A database (name, URI or keyword string); may be repeated. Without it: those that the configuration lists, else
+    /// PGDATABASE
     #[arg(short, long, value_name = "DATABASE", conflicts_with = "all")]
     pub dbname: Vec<String>,
 
-    /// Every database but postgres and the templates
+    /// Every database but postgres and the templates, and those that the configuration excludes
     #[arg(long)]
     pub all: bool,
+
+    /// Every configured instance, one after the other, each with its configured databases
+    #[arg(long, conflicts_with_all = ["dbname", "host", "port", "username"])]
+    pub all_instances: bool,
 
     /// Form of the dump: custom, directory, plain or tar, also c, d, p, t (default: custom)
     #[arg(short = 'F', long, value_name = "FORMAT", value_parser = format)]
@@ -65,13 +71,21 @@ pub struct DumpArgs {
     #[arg(long)]
     pub no_globals: bool,
 
-    /// Give up if a table stays locked by others this long (0: never)
+    /// Give up an attempt if a table stays locked by others this long (0: at once)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub lock_wait: Duration,
+
+    /// After that begin anew up to this often, with a pause between
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub lock_retry: u32,
 
     /// Accept a PostgreSQL cluster that this instance has not held before
     #[arg(long)]
     pub new_lineage: bool,
+
+    /// Of a standby: let replay go on while it is dumped (it may cancel the dump)
+    #[arg(long)]
+    pub no_pause_replay: bool,
 
     /// Print what would be done and store nothing
     #[arg(long)]

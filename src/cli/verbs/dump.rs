@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::dump::{
-    self, Check, Choice, Compress, Filter, Item, Options, Pin, Preview, PreviewedPlace, Switch, WantedGlobals,
+    self, Check, Choice, Compress, Filter, Item, LockWait, Options, Pin, Preview, PreviewedPlace, Replay, Switch,
+    WantedGlobals,
 };
+use pgkeep::command::instance::{Instance, each};
 use pgkeep::command::{Context, Copy, Outcome};
 use pgkeep::config::directories;
 use pgkeep::config::env_file::extra_options::{self, ExtraOptions};
+use pgkeep::config::file::Method;
 use pgkeep::error::{Error, Result};
 use pgkeep::repo::{GlobalsIncluded, NewLineage};
 
@@ -17,36 +20,123 @@ use crate::cli::arguments::{CheckLevel, ChoiceArgs, DumpArgs};
 use crate::cli::log_file;
 use crate::cli::output::{self, bytes, harmless};
 use crate::cli::run::Screen;
-use crate::cli::verbs::Request;
+use crate::cli::verbs::{Request, instance};
 
 pub async fn dump(screen: &mut Screen, context: &Context, request: &Request, args: DumpArgs) -> ExitCode {
-    let options = match options(context, request, &args) {
-        Ok(options) => options,
-        Err(error) => return screen.fail(&error),
-    };
+    let done = run(screen, context, request, &args).await;
+    done.unwrap_or_else(|error| screen.fail(&error))
+}
+
+async fn run(screen: &Screen, context: &Context, request: &Request, args: &DumpArgs) -> Result<ExitCode> {
+    let work = Work { request, args };
     if args.dry_run {
-        return match dump::plan(context, &options).await {
-            Ok(plan) => {
-                let previews = dump::preview(context, &options, &plan).await;
-                screen.finish(&Outcome::of(previews, plan.warnings), previews_text)
-            }
-            Err(error) => screen.fail(&error),
-        };
+        let outcome = work.over_instances(screen, context, async |call| call.preview().await, unseen).await?;
+        return Ok(screen.finish(&outcome, previews_text));
     }
-    let done = match &request.drop_in {
-        Some(drop_in) => drop_in.dump(context, &options).await,
-        None => dump::run(context, &options).await,
-    };
+    let done = work.over_instances(screen, context, async |call| call.dump().await, unbegun).await;
     log_file::end(&done);
-    match done {
-        Ok(outcome) => {
-            if !request.common.quiet {
-                outcome.items.iter().for_each(warn);
-            }
-            screen.finish(&outcome, text)
-        }
-        Err(error) => screen.fail(&error),
+    let outcome = done?;
+    if !request.common.quiet {
+        outcome.items.iter().for_each(warn);
     }
+    Ok(screen.finish(&outcome, text))
+}
+
+/// What was asked for.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    request: &'a Request,
+    args: &'a DumpArgs,
+}
+
+/// What is done for one instance, by a server that can be reached or not.
+struct Call<'a> {
+    context: &'a Context,
+    drop_in: Option<&'a DropIn>,
+    options: Options,
+    reached: Result<&'a Context>,
+}
+
+impl Work<'_> {
+    async fn over_instances<I: pgkeep::command::Item>(
+        self,
+        screen: &Screen,
+        context: &Context,
+        work: impl AsyncFn(Call<'_>) -> Result<Outcome<I>>,
+        failed: impl Fn(&Instance, Error) -> Vec<I>,
+    ) -> Result<Outcome<I>> {
+        if !self.args.all_instances {
+            let instance = instance::one(self.request)?;
+            instance.expect_method(Method::Dump)?;
+            return self.with(context, &instance, work).await;
+        }
+        let instances = instance::all(screen, self.request, Method::Dump)?;
+        let context = instance::surroundings(context);
+        let with = async |instance: &Instance| {
+            instance.expect_server()?;
+            self.with(&context, instance, &work).await
+        };
+        Ok(each(&context, &instances, with, failed).await)
+    }
+
+    /// Works while the tunnel of the instance stands, if it has one.
+    async fn with<I>(
+        self,
+        context: &Context,
+        instance: &Instance,
+        work: impl AsyncFn(Call<'_>) -> Result<Outcome<I>>,
+    ) -> Result<Outcome<I>> {
+        let mut options = options(context, self.request, self.args, instance)?;
+        if self.args.all_instances {
+            instance.expect_databases(&options.databases, &options.connection, context)?;
+        }
+        let drop_in = self.request.drop_in.as_ref();
+        let reached = match instance.reach(context, options.connect_retry).await {
+            Ok(reached) => reached,
+            Err(error) => return work(Call { context, drop_in, options, reached: Err(error) }).await,
+        };
+        if drop_in.is_none() {
+            options.connection.instance = reached.server.clone();
+        }
+        let done = work(Call { context, drop_in, options, reached: Ok(&reached.context) }).await;
+        reached.leave().await;
+        done
+    }
+}
+
+impl Call<'_> {
+    async fn dump(self) -> Result<Outcome<Item>> {
+        match (self.reached, self.drop_in) {
+            (Ok(context), Some(drop_in)) => drop_in.dump(context, &self.options).await,
+            (Ok(context), None) => dump::run(context, &self.options).await,
+            (Err(error), _) => {
+                dump::record_unplanned(self.context, &self.options, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn preview(self) -> Result<Outcome<Preview>> {
+        let context = self.reached?;
+        let plan = dump::plan(context, &self.options).await?;
+        let previews = dump::preview(context, &self.options, &plan).await;
+        Ok(Outcome::of(previews, plan.warnings))
+    }
+}
+
+/// The items of one of several instances that did not come to its databases: each that is known by name.
+fn unbegun(instance: &Instance, error: Error) -> Vec<Item> {
+    names(instance).map(|name| Item::unbegun(&instance.name, name, error.repeated())).collect()
+}
+
+fn unseen(instance: &Instance, error: Error) -> Vec<Preview> {
+    names(instance).map(|name| Preview::unseen(&instance.name, name, error.repeated())).collect()
+}
+
+fn names(instance: &Instance) -> impl Iterator<Item = &str> {
+    let names = instance.database_names();
+    let unknown = names.is_empty().then_some("");
+    names.iter().map(String::as_str).chain(unknown)
 }
 
 /// A run by the env file that failed before it could begin. Whoever reads the reports is told of it, too.
@@ -54,19 +144,19 @@ pub async fn report_unbegun(drop_in: &DropIn, begun: DateTime<Utc>, error: &Erro
     drop_in.report_unbegun(&directories::host(), begun, error).await;
 }
 
-fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Options> {
+fn options(context: &Context, request: &Request, args: &DumpArgs, instance: &Instance) -> Result<Options> {
     let drop_in = request.drop_in.as_ref();
     if drop_in.is_some() {
         refuse_contradictions(args)?;
     }
     let globals = drop_in.map_or(WantedGlobals::Include, DropIn::globals);
     Ok(Options {
-        instance: super::instance(request)?,
-        repositories: super::repositories(request)?,
-        connection: super::source_flags(request, &args.connection),
+        instance: instance.name.clone(),
+        repositories: instance::repositories(request, instance)?,
+        connection: super::source_flags(request, &args.connection, instance),
         connect_retry: args.connection.connect_retry,
-        databases: super::databases(request, args.all, args.dbname.clone()),
-        clients: super::clients(context, &args.connection),
+        databases: super::databases(request, args.all, args.dbname.clone(), instance),
+        clients: super::clients(context, &args.connection, instance),
         format: args.format.unwrap_or_default(),
         jobs: args.jobs,
         compress: args.compress.or(drop_in.map(DropIn::compress)).unwrap_or(Compress::Zstd { level: 3 }),
@@ -79,8 +169,9 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
             CheckLevel::ReadBack => Check::ReadBack,
         }),
         globals: if args.no_globals { WantedGlobals::LeaveOut } else { globals },
-        lock_wait: args.lock_wait,
+        lock_wait: LockWait { limit: args.lock_wait, retries: args.lock_retry },
         lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
+        replay: if args.no_pause_replay { Replay::LeaveAlone } else { Replay::Pause },
     })
 }
 
@@ -151,12 +242,26 @@ fn text(outcome: &Outcome<Item>) -> String {
         Some(hint) if several => format!("{}\n  hint: {}", item_text(item), harmless(hint)),
         _ => item_text(item),
     };
-    outcome.items.iter().map(text).collect::<Vec<_>>().join("\n")
+    let heads = instance_heads(outcome.items.iter().map(|item| item.instance.as_str()));
+    outcome.items.iter().zip(heads).map(|(item, head)| head + &text(item)).collect::<Vec<_>>().join("\n")
+}
+
+/// The line above the first item of each instance, where there are several.
+fn instance_heads<'a>(instances: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
+    let mut before = None;
+    let is_one = instances.clone().collect::<std::collections::BTreeSet<_>>().len() < 2;
+    let head = |instance: &'a str| match before.replace(instance) {
+        _ if is_one => String::new(),
+        Some(same) if same == instance => String::new(),
+        _ => format!("instance {instance}:\n"),
+    };
+    instances.map(head).collect()
 }
 
 fn item_text(item: &Item) -> String {
     let (Some(id), Some(plain)) = (&item.id, item.plain_bytes) else {
-        return format!("{}: not dumped (stage {})", harmless(&item.database), item.stage.unwrap_or("unknown"));
+        let what = if item.database.is_empty() { item.instance.as_str() } else { &item.database };
+        return format!("{}: not dumped (stage {})", harmless(what), item.stage.unwrap_or("unknown"));
     };
     let stored = item.repositories.iter().find_map(|copy| copy.stored_bytes).unwrap_or_default();
     let proven = match item.checks {
@@ -196,7 +301,8 @@ fn copy_text(copy: &Copy) -> String {
 }
 
 fn previews_text(outcome: &Outcome<Preview>) -> String {
-    outcome.items.iter().map(preview_text).collect::<Vec<_>>().join("\n")
+    let heads = instance_heads(outcome.items.iter().map(|item| item.instance.as_str()));
+    outcome.items.iter().zip(heads).map(|(item, head)| head + &preview_text(item)).collect::<Vec<_>>().join("\n")
 }
 
 fn place_text(place: &PreviewedPlace) -> String {
@@ -211,7 +317,8 @@ fn place_text(place: &PreviewedPlace) -> String {
 
 fn preview_text(preview: &Preview) -> String {
     if preview.server.is_empty() {
-        return format!("{}: cannot be dumped", harmless(&preview.database));
+        let what = if preview.database.is_empty() { &preview.instance } else { &preview.database };
+        return format!("{}: cannot be dumped", harmless(what));
     }
     let head = format!(
         "would dump {} ({}, {} relations) of {}\nwith pg_dump {}\ninto instance {} of {}\n",

@@ -15,7 +15,7 @@ use pgkeep::repo::{RunStatus, Which};
 use crate::cli::arguments::{ReportArgs, ReportView};
 use crate::cli::output::{age, bytes, counted, harmless, table};
 use crate::cli::run::Screen;
-use crate::cli::verbs::Request;
+use crate::cli::verbs::{Request, instance};
 
 pub async fn report(screen: &mut Screen, context: &Context, request: &Request, args: ReportArgs) -> ExitCode {
     let options = match options(request, &args) {
@@ -63,7 +63,12 @@ fn options(request: &Request, args: &ReportArgs) -> Result<Options> {
         }
         Some(ReportView::Runs { .. }) | None => None,
     };
-    Ok(Options { repositories: super::repositories(request)?, instance: super::named_instance(request)?, database })
+    Ok(Options {
+        repositories: super::repositories(request)?,
+        instance: instance::named(request)?,
+        database,
+        expected: instance::expected(request)?,
+    })
 }
 
 /// Where copies lie is worth a word only where they can lie in several places.

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use pgkeep::command::instance::Instance;
 use pgkeep::command::restore::dump::{
     self, Analyze, Item, OnError, Options, Passwords, Plan, Preview, Selected, Server, Source,
 };
@@ -14,7 +15,7 @@ use pgkeep::repo::Which;
 use crate::cli::arguments::{self, RestoreDumpArgs, RestoreVerb};
 use crate::cli::output::{bytes, harmless, time};
 use crate::cli::run::Screen;
-use crate::cli::verbs::Request;
+use crate::cli::verbs::{Request, instance};
 
 pub async fn restore(screen: &mut Screen, context: &Context, request: &Request, verb: RestoreVerb) -> ExitCode {
     let RestoreVerb::Dump(args) = verb;
@@ -28,24 +29,36 @@ pub async fn restore(screen: &mut Screen, context: &Context, request: &Request, 
 fn source(request: &Request, args: &RestoreDumpArgs) -> Result<Source> {
     Ok(Source {
         repositories: super::repositories(request)?,
-        instance: super::named_instance(request)?,
+        instance: instance::named(request)?,
         which: Which::from(args.id.as_str()),
         database: args.dbname.clone(),
         threads: super::threads(None),
     })
 }
 
-fn options(context: &Context, request: &Request, args: &RestoreDumpArgs) -> Options {
+/// The instance whose server is restored to. What --to names is another server than the one that was backed up.
+fn target(request: &Request, args: &RestoreDumpArgs, selected: &Selected) -> Result<Instance> {
+    let dumped = &selected.manifest.instance;
+    match (&args.to_instance, &args.to) {
+        (Some(typed), _) => instance::by_name(request, "--to-instance", typed),
+        (None, Some(_)) => Ok(Instance::unconfigured(dumped.clone())),
+        (None, None) => {
+            let own = instance::configured(request, dumped).cloned();
+            Ok(own.unwrap_or_else(|| Instance::unconfigured(dumped.clone())))
+        }
+    }
+}
+
+fn options(context: &Context, request: &Request, args: &RestoreDumpArgs, target: &Instance) -> Options {
     Options {
         server: Server {
             to: args.to.clone(),
-            // What --to names is another server than the one that was backed up.
             connection: match args.to {
                 Some(_) => super::flags(&args.connection),
-                None => super::source_flags(request, &args.connection),
+                None => super::source_flags(request, &args.connection, target),
             },
             connect_retry: args.connection.connect_retry,
-            clients: super::clients(context, &args.connection),
+            clients: super::clients(context, &args.connection, target),
         },
         into: args.into.clone(),
         jobs: args.jobs,
@@ -66,20 +79,44 @@ async fn database(
     request: &Request,
     args: &RestoreDumpArgs,
 ) -> Result<ExitCode> {
-    let (source, options) = (source(request, args)?, options(context, request, args));
-    let selected = dump::select(context, &source).await?;
-    let planned = dump::plan(context, &options, &selected).await;
+    let selected = dump::select(context, &source(request, args)?).await?;
+    let target = target(request, args, &selected)?;
+    let mut options = options(context, request, args, &target);
+    let reached = match target.reach(context, options.server.connect_retry).await {
+        Ok(reached) => reached,
+        Err(error) if args.dry_run => return Err(error),
+        Err(error) => {
+            let outcome = dump::execute(context, &options, &selected, Err(error)).await?;
+            return Ok(screen.finish(&outcome, text));
+        }
+    };
+    if request.drop_in.is_none() && args.to.is_none() {
+        options.server.connection.instance = reached.server.clone();
+    }
+    let done = to_server(screen, &reached.context, args, &options, &selected).await;
+    reached.leave().await;
+    done
+}
+
+async fn to_server(
+    screen: &Screen,
+    context: &Context,
+    args: &RestoreDumpArgs,
+    options: &Options,
+    selected: &Selected,
+) -> Result<ExitCode> {
+    let planned = dump::plan(context, options, selected).await;
     if args.dry_run {
         let plan = planned?;
         let mut warnings = selected.warnings();
         warnings.extend(plan.warnings.iter().cloned());
-        let items = vec![plan.preview(&options, &selected)?];
+        let items = vec![plan.preview(options, selected)?];
         return Ok(screen.finish(&Outcome { items, warnings, error: None }, preview_text));
     }
     if let Ok(plan) = &planned {
-        screen.announce(&announcement(&selected, plan));
+        screen.announce(&announcement(selected, plan));
     }
-    let outcome = dump::execute(context, &options, &selected, planned).await?;
+    let outcome = dump::execute(context, options, selected, planned).await?;
     Ok(screen.finish(&outcome, text))
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::copies::Copies;
 use super::parts::Parts;
 use super::source::{Snapshot, Source};
-use super::{Compress, Context, Options, Stage};
+use super::{Compress, Context, Options, Stage, locks};
 use crate::command::stage::{At as _, Failed};
 use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
@@ -43,7 +43,7 @@ pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Resul
     // Else that of the role or the server's configuration, which may lack characters that the database has.
     let program = program.arg(format!("--encoding={}", source.encoding()));
     // To PostgreSQL 0 means to wait for ever, and more than this is an error.
-    let lock_wait_milliseconds = options.lock_wait.as_millis().clamp(1, i32::MAX as u128);
+    let lock_wait_milliseconds = options.lock_wait.limit.as_millis().clamp(1, i32::MAX as u128);
     let program = program.arg(format!("--lock-wait-timeout={lock_wait_milliseconds}"));
     let program = program.args(options.filter.words());
     // What --verbose tells is no warning: it goes to the log and nowhere else.
@@ -98,7 +98,7 @@ pub async fn store(
         Ok(finished) => finished,
         Err(error) => {
             parts.abort().await;
-            return Err(error).at(Stage::Archive);
+            return Err(locks::explain(error, source).await).at(Stage::Archive);
         }
     };
     let (plain, stored) = (compressed.plain, compressed.stored);
@@ -154,7 +154,7 @@ pub(super) fn with_words(error: Error, words: &[String]) -> Error {
 
 const LOCKED: &str = "another session has locked that table; to see which: SELECT a.pid, a.usename, a.state, \
     l.relation::regclass, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-    WHERE l.mode = 'AccessExclusiveLock'; or wait longer: --lock-wait 10m";
+    WHERE l.mode = 'AccessExclusiveLock'; or wait longer (--lock-wait 10m), or more often (--lock-retry 10)";
 
 const NO_MATCH: &str = "patterns are those of psql: letters outside double quotes are folded to lower case, and a table \
     outside the search path needs its schema, as in --table 'sales.orders' or --table 'sales.\"Orders\"'";
@@ -172,7 +172,7 @@ pub(super) fn with_hint(error: Error, database: &str) -> Error {
     if words.contains("conflict with recovery") {
         return error.hint(CONFLICT);
     }
-    if words.contains("LOCK TABLE") && words.contains("statement timeout") {
+    if locks::is_locked_out(&error) {
         return error.hint(LOCKED);
     }
     if words.contains("permission denied") {

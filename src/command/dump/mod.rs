@@ -1,6 +1,6 @@
 //! `pgkeep dump`: databases into a repository, proven before they count.
 //!
-//! The story of one database: connect → the lineage is ours → a snapshot, described → roles and tablespaces → an intent
+//! The story of one database: connect → the lineage is ours → replay of a standby stands still → a snapshot, described → roles and tablespaces → an intent
 //! → `pg_dump`, compressed, stored → read back → manifest. Until the last step nothing of it is a backup, and a failure
 //! anywhere removes what was stored. Several databases are dumped one after the other; one that fails does not stop the
 //! rest.
@@ -14,16 +14,21 @@ mod fan;
 mod filter;
 mod format;
 mod globals;
+mod locks;
 mod parts;
 mod plan;
 mod source;
+mod standby;
 
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
 
 use super::databases::Databases;
+use super::replay::Pause;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
 use crate::error::{Error, Kind, Result};
@@ -43,8 +48,10 @@ use destination::{Destination, Destinations};
 pub use super::place::Check;
 pub use filter::{Choice, Filter, Switch};
 pub use format::Compress;
+pub use locks::LockWait;
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
+pub use standby::Replay;
 
 /// What to dump, whence and whereto.
 #[derive(Clone, Debug)]
@@ -70,9 +77,11 @@ pub struct Options {
     /// `None`: each repository its own.
     pub check: Option<Check>,
     pub globals: WantedGlobals,
-    /// How long `pg_dump` waits for a table that others have locked.
-    pub lock_wait: Duration,
+    /// For tables that others have locked.
+    pub lock_wait: LockWait,
     pub lineage: NewLineage,
+    /// Of a standby that is dumped.
+    pub replay: Replay,
 }
 
 /// What the user says of the backup that is about to be made.
@@ -93,6 +102,7 @@ pub enum WantedGlobals {
 pub enum Stage {
     Connect,
     Lineage,
+    Standby,
     Describe,
     Globals,
     Claim,
@@ -106,6 +116,7 @@ impl Stage {
         match self {
             Stage::Connect => "connect",
             Stage::Lineage => "lineage",
+            Stage::Standby => "standby",
             Stage::Describe => "describe",
             Stage::Globals => "globals",
             Stage::Claim => "claim",
@@ -154,11 +165,45 @@ impl super::Item for Item {
     }
 }
 
+impl Item {
+    /// A database of several instances' that its own did not come to.
+    pub fn unbegun(instance: &InstanceName, database: &str, error: Error) -> Self {
+        Self {
+            status: Status::Failed,
+            stage: Some(Stage::Connect.as_str()),
+            error: Some(error),
+            ..Self::begun(instance, database)
+        }
+    }
+
+    /// Nothing is known of it yet. What fails is not a backup and has no id that anything could be done with.
+    fn begun(instance: &InstanceName, database: &str) -> Self {
+        Self {
+            id: None,
+            instance: instance.clone(),
+            database: database.to_owned(),
+            status: Status::Ok,
+            stage: None,
+            duration_seconds: 0.0,
+            plain_bytes: None,
+            globals: None,
+            checks: None,
+            filter: None,
+            replay_paused_seconds: None,
+            repositories: Vec::new(),
+            warnings: Vec::new(),
+            error: None,
+            manifest: None,
+        }
+    }
+}
+
 /// Plans and executes; a run that could not be planned is recorded.
 pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Item>> {
     match plan(context, options).await {
         Ok(plan) => execute(context, options, plan).await,
         Err(error) => {
+            let error = context.interrupt.explain(error).await;
             record_unplanned(context, options, &error).await;
             Err(error)
         }
@@ -237,38 +282,68 @@ struct Contents {
 impl Dumper<'_> {
     async fn dump(&mut self, planned: PlannedItem) -> Item {
         let started = Instant::now();
-        let database = planned.name.clone();
         let mut warnings = Vec::new();
-        let done = self.dump_database(&planned, &mut warnings).await;
+        let mut pause = Pause::default();
+        let done = self.dump_with_patience(&planned, &mut pause, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
-        let item = Item {
-            // What failed is not a backup and has no id that anything could be done with.
-            id: None,
-            instance: self.options.instance.clone(),
-            database,
-            status: Status::Ok,
-            stage: None,
-            duration_seconds,
-            plain_bytes: None,
-            globals: None,
-            checks: None,
-            filter: self.options.filter.digest(),
-            replay_paused_seconds: None,
-            repositories: Vec::new(),
-            warnings,
-            error: None,
-            manifest: None,
-        };
+        let begun = Item::begun(&self.options.instance, &planned.name);
+        let (filter, replay_paused_seconds) = (self.options.filter.digest(), pause.seconds());
+        let item = Item { duration_seconds, warnings, filter, replay_paused_seconds, ..begun };
         match done {
             Ok(dumped) => self.dumped(item, dumped),
-            Err(Failed { stage, error }) => Item {
-                status: Status::Failed,
-                stage: Some(stage.as_str()),
-                repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
-                error: Some(in_stage(&item.database, stage, error)),
-                ..item
-            },
+            Err(Failed { stage, error }) => {
+                let error = self.context.interrupt.explain(error).await;
+                Item {
+                    status: Status::Failed,
+                    stage: Some(stage.as_str()),
+                    repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
+                    error: Some(in_stage(&item.database, stage, error)),
+                    ..item
+                }
+            }
         }
+    }
+
+    /// As often as it takes until no table is locked by others, within reason. Each attempt has a snapshot of its own,
+    /// and of one that failed nothing is left.
+    async fn dump_with_patience(
+        &mut self,
+        planned: &PlannedItem,
+        pause: &mut Pause,
+        warnings: &mut Vec<String>,
+    ) -> Result<Dumped, Failed<Stage>> {
+        let LockWait { retries, .. } = self.options.lock_wait;
+        let (mut attempt, mut last) = (0, None);
+        loop {
+            attempt += 1;
+            warnings.clear();
+            let done = self.dump_or_panic(planned, pause, warnings).await;
+            let locked = match &done {
+                Err(failed) if attempt <= retries && locks::is_locked_out(&failed.error) => failed.error.to_string(),
+                _ => {
+                    warnings.extend(last);
+                    return done;
+                }
+            };
+            let gave_up = format!("attempt {attempt} of {} met a locked table: {locked}", u64::from(retries) + 1);
+            tracing::info!("{gave_up}");
+            last = Some(gave_up);
+            let interrupt = &self.context.interrupt;
+            let pause = tokio::time::sleep(self.options.lock_wait.pause());
+            interrupt.guard(async { Ok(pause.await) }).await.at(Stage::Archive)?;
+        }
+    }
+
+    /// However it ends, replay of a standby goes on: after a panic, too, which goes on after that.
+    async fn dump_or_panic(
+        &mut self,
+        planned: &PlannedItem,
+        pause: &mut Pause,
+        warnings: &mut Vec<String>,
+    ) -> Result<Dumped, Failed<Stage>> {
+        let done = AssertUnwindSafe(self.dump_database(planned, pause, warnings)).catch_unwind().await;
+        warnings.extend(pause.end(self.context).await);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// The database is backed up, in every repository or in some.
@@ -344,6 +419,7 @@ impl Dumper<'_> {
     async fn dump_database(
         &mut self,
         planned: &PlannedItem,
+        pause: &mut Pause,
         warnings: &mut Vec<String>,
     ) -> Result<Dumped, Failed<Stage>> {
         let interrupt = &self.context.interrupt;
@@ -353,6 +429,8 @@ impl Dumper<'_> {
         tracing::info!("{:?}: {}, by clients {}", source.database(), source.describe_server(), source.clients.version);
         let (lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
         warnings.extend(warning);
+        let standby = interrupt.guard(standby::begin(self.context, self.options, &source, pause)).await;
+        warnings.extend(standby.at(Stage::Standby)?);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
         let packing = self.options.compress.packing();
         let globals = globals::take(interrupt, &source, self.options.globals, packing).await.at(Stage::Globals)?;
@@ -360,7 +438,7 @@ impl Dumper<'_> {
 
         let mut copies = Copies::begin(self.context, &self.destinations, source.database()).await?;
         let stored = async {
-            let contents = self.store(&source, snapshot, globals, &mut copies, warnings).await?;
+            let contents = self.store(&source, snapshot, globals, &mut copies, pause, warnings).await?;
             self.begin_lineage(lineage, &mut copies).await?;
             Ok(contents)
         };
@@ -405,6 +483,7 @@ impl Dumper<'_> {
         snapshot: source::Snapshot,
         globals: globals::Globals,
         copies: &mut Copies<'_>,
+        pause: &mut Pause,
         warnings: &mut Vec<String>,
     ) -> Result<Contents, Failed<Stage>> {
         let started = Instant::now();
@@ -414,6 +493,8 @@ impl Dumper<'_> {
             Form::Directory => directory::store(self.context, self.options, source, &snapshot, copies).await?,
             _ => archive::store(self.context, self.options, source, &snapshot, copies).await?,
         };
+        // What comes now is between us and the repository.
+        warnings.extend(pause.end(self.context).await);
         warnings.extend(stored.warnings.iter().cloned());
 
         let details = DumpDetails::new(

@@ -12,6 +12,7 @@ use crate::repo::SystemIdentifier;
 
 pub struct Source {
     session: Session,
+    target: ConnectTarget,
     connection: ChildConnection,
     environment: Environment,
     pub clients: Tools,
@@ -32,8 +33,16 @@ impl Source {
         let clients = options.clients.for_server(session.server_version_num() / 10_000).await?;
         options.compress.check_clients(&clients)?;
         let connection = clients.connection(&target, session.endpoint(), &context.scratch())?;
-        let warnings = target.warnings;
-        Ok(Self { session, connection, environment: context.environment.clone(), clients, warnings })
+        let warnings = target.warnings.clone();
+        Ok(Self { session, target, connection, environment: context.environment.clone(), clients, warnings })
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn target(&self) -> &ConnectTarget {
+        &self.target
     }
 
     pub fn database(&self) -> &str {

@@ -8,6 +8,7 @@
 mod client;
 mod database;
 mod delivered;
+mod elsewhere;
 mod file;
 mod filtered;
 mod folder;
@@ -286,6 +287,7 @@ async fn recorded(
     let started = Instant::now();
     let mut item = Item::of(selected);
     if let Err(Failed { stage, error }) = work(&mut item).await {
+        let error = context.interrupt.explain(error).await;
         item.status = if error.kind == Kind::Partial { Status::Partial } else { Status::Failed };
         item.stage = Some(stage.as_str());
         item.error = Some(error);

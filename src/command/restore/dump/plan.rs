@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::client::{Call, Transactions};
 use super::roles::{Conditions, Creation, Creator, Globals, Missing};
 use super::target::{Me, Target, contents};
-use super::{Analyze, Context, OnError, Options, Selected, SourceCopy, database};
+use super::{Analyze, Context, OnError, Options, Selected, SourceCopy, database, elsewhere};
 use crate::digest::Fingerprint;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::quote_ident;
@@ -76,6 +76,7 @@ async fn look(context: &Context, options: &Options, selected: &Selected) -> Resu
     let globals = globals.without_bootstrap(bootstrap);
 
     let target = Target::connect(context, &options.server, &into, archive_major(selected), &options.scratch).await?;
+    elsewhere::expect_usable(context, &target, options.jobs).await?;
     let me = target.me().await?;
     let mut warnings = target.warnings.clone();
     warnings.extend(partial);
