@@ -256,7 +256,7 @@ pub(super) async fn recover(context: &Context, session: &Session) -> Result<Opti
     let ours = seen.and_then(|seen| notes.iter().find(|note| is_ours(note, &seen)));
     let mut told = None;
     if let Some(note) = ours {
-        replay::resume(session.client()).await?;
+        replay::resume(session.client()).await.map_err(|error| error.hint(RESUME_BY_HAND))?;
         told =
             Some(format!("replay on the standby had stood still since a run was killed ({}): it goes on", who(note)));
     }
@@ -305,10 +305,7 @@ pub(super) async fn recover_all(context: &Context) -> Result<Vec<Left>> {
             continue;
         }
         let hint = format!("{RESUME_BY_HAND}; then remove {}", seen.path.display());
-        let done = recover_one(context, seen).await.map_err(|error| match error.next_step() {
-            Some(next) => Error::new(error.kind, error.to_string()).hint(format!("{hint} ({next})")),
-            None => error.hint(hint),
-        });
+        let done = recover_one(context, seen).await.map_err(|error| error.hint(hint));
         left.push(Left { server, done });
     }
     Ok(left)

@@ -432,6 +432,8 @@ impl Dumper<'_> {
         let standby = interrupt.guard(standby::begin(self.context, self.options, &source, pause)).await;
         warnings.extend(standby.at(Stage::Standby)?);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
+        let idle = interrupt.guard(source.idle_exclusions(&self.options.filter)).await;
+        warnings.extend(idle.at(Stage::Describe)?);
         let packing = self.options.compress.packing();
         let globals = globals::take(interrupt, &source, self.options.globals, packing).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());
