@@ -20,8 +20,10 @@
 
 mod data;
 mod fields;
+mod front;
 mod head;
 mod inside;
+mod roles;
 mod toc;
 
 use data::Blocks;
@@ -31,6 +33,7 @@ use inside::Inside;
 use toc::TocReader;
 
 pub use data::DataBlock;
+pub use front::{Front, FrontEntry, FrontFormat, RoleUses};
 pub use head::{ArchiveCompression, ArchiveHeader, ArchiveVersion};
 pub use toc::{CatalogId, DumpId, Section, Toc, TocEntry};
 

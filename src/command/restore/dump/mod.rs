@@ -8,6 +8,7 @@
 mod client;
 mod database;
 mod file;
+mod part;
 mod plan;
 mod roles;
 mod server;
@@ -31,6 +32,7 @@ use crate::repo::{
 };
 
 pub use file::{to_file, to_stream};
+pub use part::{Part, UseList};
 pub use plan::{Plan, Preview, plan};
 pub use roles::Passwords;
 pub use sources::{SourceCopy, Sources};
