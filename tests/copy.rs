@@ -144,7 +144,7 @@ fn contents(repository: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn archive() -> Ending {
-    Ending::archive(Packing::Zstd)
+    Ending::archive(Packing::ZSTD)
 }
 
 #[test]
@@ -438,8 +438,8 @@ async fn what_a_dead_copy_has_stored_is_not_sent_again() {
     // One whole, one of the right size and wrong bytes, one too short.
     let mut wrong = body("_globals.sql.zst");
     wrong[10] ^= 1;
-    let globals = Ending::Globals { packing: Packing::Zstd };
-    let stored = [(archive(), body(".dump.zst")), (globals, wrong), (Ending::Details, b"short".to_vec())];
+    let globals = Ending::Globals { packing: Packing::ZSTD };
+    let stored = [(archive(), body(".dump.zst")), (globals, wrong), (Ending::DETAILS, b"short".to_vec())];
     world.die_copying(&id, &to, &stored).await;
     // It is shown nowhere.
     assert_eq!(world.on(&to, &["report", "list", "--json"]).succeeds().json()["items"], json!([]));

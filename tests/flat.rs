@@ -218,11 +218,11 @@ async fn a_repository_lives_among_others_and_leaves_them_alone() {
         let instance = FlatLayout::instance();
         let lock = state.lock(repository.id(), &instance, Verb::Dump, SystemClock.now()).unwrap();
         let backup = BackupWriter::begin(&repository, &lock, "shop", "db1", &SystemClock).await.unwrap();
-        let mut archive = backup.writer(Ending::archive(Packing::Plain), None).await.unwrap();
+        let mut archive = backup.writer(Ending::archive(Packing::PLAIN), None).await.unwrap();
         archive.write("archive".into()).await.unwrap();
         let meta = archive.finish().await.unwrap();
-        assert_eq!(meta.key, backup.key(Ending::archive(Packing::Plain)), "as the caller calls it");
-        backup.put(Ending::Checksum { packing: Packing::Plain }, "sum".into()).await.unwrap();
+        assert_eq!(meta.key, backup.key(Ending::archive(Packing::PLAIN)), "as the caller calls it");
+        backup.put(Ending::Checksum { packing: Packing::PLAIN }, "sum".into()).await.unwrap();
 
         let stem = backup.stem().clone();
         let dumps = if layout == FlatLayout::Directory { "data/" } else { "" };

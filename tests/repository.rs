@@ -9,9 +9,9 @@ use pgkeep::clock::{Clock, ManualClock, SystemClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind};
 use pgkeep::repo::{
-    BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest, DumpStem, Ending,
-    Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run, RunName, RunOutcome,
-    RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredObject, SweepPlan, Verb, runs,
+    ArchiveFormat, BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest,
+    DumpStem, Ending, Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run,
+    RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredObject, SweepPlan, Verb, runs,
 };
 use pgkeep::storage::{Effect, Fault, FaultyStorage, Injection, Key, LocalStorage, MemoryStorage, Missing, Operation};
 
@@ -87,7 +87,7 @@ fn lock(repository: &Repository, state: &StateDirectory, verb: Verb) -> Lock {
     state.lock(repository.id(), &main_instance(), verb, start()).unwrap()
 }
 
-const ARCHIVE: Ending = Ending::Archive { packing: Packing::Zstd, part: None };
+const ARCHIVE: Ending = Ending::Archive { packing: Packing::ZSTD, part: None };
 
 async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
     let mut archive = writer.writer(ARCHIVE, None).await.unwrap();
@@ -95,7 +95,7 @@ async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
     archive.finish().await.unwrap();
     vec![
         StoredObject::new(writer.stem(), ARCHIVE, Fingerprint::of(b"archive")),
-        writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await.unwrap(),
+        writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await.unwrap(),
     ]
 }
 
@@ -115,13 +115,18 @@ fn manifest(stem: &DumpStem, database: &str, objects: Vec<StoredObject>) -> Dump
         finished_at: at,
         duration_seconds: 0.0,
         client: Client { program: "pg_dump".to_owned(), version: "15.8".to_owned() },
-        archive_version: "1.14".to_owned(),
+        archive_format: ArchiveFormat::Custom,
+        archive_version: Some("1.14".to_owned()),
         compression: Compression::zstd(3),
+        encryption: None,
         plain: Fingerprint::of(b"plain"),
         objects,
         globals: Globals { included: GlobalsIncluded::NotIncluded, reason: None },
         checks: Checks { decoded: true, read_back: false },
         filtered: false,
+        filter: None,
+        label: None,
+        keep: None,
         counts: Counts::default(),
         database_size_bytes: None,
         pgkeep_version: "0.1.0".to_owned(),
@@ -249,7 +254,7 @@ async fn try_backup(house: &House) -> Result<(), Error> {
         let archive = StoredObject::new(&stem, ARCHIVE, Fingerprint::of(b"archive"));
         Ok::<_, Error>(vec![
             archive,
-            writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await?,
+            writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await?,
         ])
     };
     match stored.await {

@@ -174,7 +174,7 @@ mod tests {
         now: DateTime<Utc>,
     }
 
-    const ARCHIVE: Ending = Ending::Archive { packing: Packing::Zstd, part: None };
+    const ARCHIVE: Ending = Ending::Archive { packing: Packing::ZSTD, part: None };
 
     impl World {
         async fn new() -> Self {

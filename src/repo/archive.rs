@@ -5,7 +5,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use super::layout::{DumpStem, Ending, Packing};
+use super::layout::{Coding, DumpStem, Ending};
 use super::manifest::DumpManifest;
 use super::repository::Repository;
 use crate::digest::{Fingerprint, Fingerprinter};
@@ -83,9 +83,9 @@ pub async fn read_archive<W: Write + Send + 'static>(
     let first = manifest.archive().next().ok_or_else(no_archive)?;
     let output = Watched { watcher: ArchiveWatcher::new(task.clone()), output };
     let expected_bytes = manifest.plain.size_bytes;
-    let mut decoder = match first.name.ending.packing() {
-        Packing::Zstd => decompress(output, threads, Some(expected_bytes), task),
-        Packing::Plain => pass(output, expected_bytes, task),
+    let mut decoder = match first.name.ending.packing().coding {
+        Coding::Zstd => decompress(output, threads, Some(expected_bytes), task),
+        Coding::Plain => pass(output, expected_bytes, task),
     }?;
     let key = first.key(&manifest.instance);
     if first.name.ending == Ending::archive(first.name.ending.packing()) {

@@ -40,12 +40,12 @@ impl DumpDetails {
     const DECODED_LIMIT_BYTES: u64 = 512 << 20;
 
     pub fn to_stored(&self) -> Result<Bytes> {
-        pack(document::to_json(self)?, Ending::Details.packing(), "details")
+        pack(document::to_json(self)?, Ending::DETAILS.packing(), "details")
     }
 
     /// `name` is for the error.
     pub fn from_stored(stored: &[u8], name: &str) -> Result<Self> {
-        let json = unpack(stored, Ending::Details.packing(), Self::DECODED_LIMIT_BYTES, name)?;
+        let json = unpack(stored, Ending::DETAILS.packing(), Self::DECODED_LIMIT_BYTES, name)?;
         document::from_json(&json, name)
     }
 }

@@ -377,7 +377,7 @@ mod tests {
         let lock = state.lock(repository.id(), &"main".parse().unwrap(), Verb::Dump, now).unwrap();
         let clock = crate::clock::ManualClock::at(now);
         let writer = BackupWriter::begin(&repository, &lock, "shop", "db1", &clock).await.unwrap();
-        let data = Ending::Archive { packing: Packing::Zstd, part: None };
+        let data = Ending::Archive { packing: Packing::ZSTD, part: None };
         writer.put(data, "of one of us".into()).await.unwrap();
 
         let key = &writer.intent().key;

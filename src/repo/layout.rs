@@ -5,7 +5,8 @@
 //! pgkeep-probe-<8 hex>                     for moments, while `check` finds out what may be done here
 //! <instance>/lineages/<system-id>.json
 //! <instance>/intents/<id>.json
-//! <instance>/dumps/<stem>.dump[.part0001][.zst]  .dump[.zst].sha256  _globals.sql[.zst]  .details.json.zst  .manifest.json
+//! <instance>/dumps/<stem>.dump[.part0001][.zst][.age]  .dump[.zst][.age].sha256  _globals.sql[.zst][.age]
+//!                 <stem>.details.json.zst[.age]  .manifest.json
 //! <instance>/proofs/<id>/<UTC>-<L1|L2|L3>-<passed|failed|not_verified>.json
 //! <instance>/runs/<UTC>-<verb>-<8 hex>.json
 //! ```
@@ -148,27 +149,46 @@ pub enum ObjectRole {
     Manifest,
 }
 
-/// What stands around the bytes of an object, as the end of its name says.
+/// What is around the bytes of PostgreSQL's own tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Packing {
-    /// As PostgreSQL's own tool wrote it. An archive may be compressed inside.
+pub enum Coding {
+    /// Nothing: as the tool wrote it. An archive may be compressed inside.
     Plain,
     /// Frames of zstd, made by pgkeep.
     Zstd,
 }
 
+/// What stands around the bytes of an object, as the end of its name says: first the coding, then encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Packing {
+    pub coding: Coding,
+    /// One file of age, to the recipients that the manifest names.
+    pub encrypted: bool,
+}
+
 impl Packing {
-    pub const ALL: [Self; 2] = [Self::Plain, Self::Zstd];
+    pub const PLAIN: Self = Self { coding: Coding::Plain, encrypted: false };
+    pub const ZSTD: Self = Self { coding: Coding::Zstd, encrypted: false };
+    pub const ALL: [Self; 4] = [Self::PLAIN, Self::ZSTD, Self::PLAIN.encrypted(), Self::ZSTD.encrypted()];
+
+    /// The same, encrypted.
+    pub const fn encrypted(self) -> Self {
+        Self { encrypted: true, ..self }
+    }
 
     fn ending(self) -> &'static str {
-        match self {
-            Self::Plain => "",
-            Self::Zstd => ".zst",
+        match (self.coding, self.encrypted) {
+            (Coding::Plain, false) => "",
+            (Coding::Zstd, false) => ".zst",
+            (Coding::Plain, true) => ".age",
+            (Coding::Zstd, true) => ".zst.age",
         }
     }
 
     fn strip(file: &str) -> (&str, Self) {
-        file.strip_suffix(Self::Zstd.ending()).map_or((file, Self::Plain), |rest| (rest, Self::Zstd))
+        let (file, encrypted) = file.strip_suffix(".age").map_or((file, false), |rest| (rest, true));
+        let (file, coding) = file.strip_suffix(".zst").map_or((file, Coding::Plain), |rest| (rest, Coding::Zstd));
+        (file, Self { coding, encrypted })
     }
 }
 
@@ -222,7 +242,10 @@ pub enum Ending {
     Globals {
         packing: Packing,
     },
-    Details,
+    /// Always of zstd.
+    Details {
+        packing: Packing,
+    },
     Manifest,
 }
 
@@ -230,11 +253,19 @@ const ARCHIVE: &str = ".dump";
 const PART: &str = ".part";
 const CHECKSUM: &str = ".sha256";
 const GLOBALS: &str = "_globals.sql";
-const DETAILS: &str = ".details.json.zst";
+const DETAILS: &str = ".details.json";
 const MANIFEST: &str = ".manifest.json";
 
 // No ending is the end of another, so a file name is parsed in one way whatever the stem holds.
 impl Ending {
+    /// The details of a dump that is not encrypted.
+    pub const DETAILS: Self = Self::Details { packing: Packing::ZSTD };
+
+    /// The details of a dump whose archive is packed like this: encrypted if it is.
+    pub fn details_beside(archive: Packing) -> Self {
+        Self::Details { packing: Packing { coding: Coding::Zstd, ..archive } }
+    }
+
     /// The archive in one piece.
     pub fn archive(packing: Packing) -> Self {
         Self::Archive { packing, part: None }
@@ -245,7 +276,7 @@ impl Ending {
             Self::Archive { .. } => ObjectRole::Archive,
             Self::Checksum { .. } => ObjectRole::Checksum,
             Self::Globals { .. } => ObjectRole::Globals,
-            Self::Details => ObjectRole::Details,
+            Self::Details { .. } => ObjectRole::Details,
             Self::Manifest => ObjectRole::Manifest,
         }
     }
@@ -253,29 +284,30 @@ impl Ending {
     /// How an object of this name is packed.
     pub fn packing(self) -> Packing {
         match self {
-            Self::Archive { packing, .. } | Self::Globals { packing } => packing,
-            Self::Checksum { .. } | Self::Manifest => Packing::Plain,
-            Self::Details => Packing::Zstd,
+            Self::Archive { packing, .. } | Self::Globals { packing } | Self::Details { packing } => packing,
+            Self::Checksum { .. } | Self::Manifest => Packing::PLAIN,
         }
     }
 
     /// Whether the script that pgkeep takes the place of (see [`super::FlatLayout`]) stores under this name, too.
     pub fn is_of_script(self) -> bool {
-        let plain = Packing::Plain;
+        let plain = Packing::PLAIN;
         [Self::archive(plain), Self::Checksum { packing: plain }, Self::Globals { packing: plain }].contains(&self)
     }
 
     /// Splits a file name into what may be a stem and the ending.
     fn split(file: &str) -> Option<(&str, Self)> {
-        let fixed = [(MANIFEST, Self::Manifest), (DETAILS, Self::Details)];
-        if let Some(found) = fixed.into_iter().find_map(|(text, ending)| Some((file.strip_suffix(text)?, ending))) {
-            return Some(found);
+        if let Some(stem) = file.strip_suffix(MANIFEST) {
+            return Some((stem, Self::Manifest));
         }
         if let Some(archive) = file.strip_suffix(CHECKSUM) {
             let (archive, packing) = Packing::strip(archive);
             return Some((archive.strip_suffix(ARCHIVE)?, Self::Checksum { packing }));
         }
         let (file, packing) = Packing::strip(file);
+        if let Some(stem) = file.strip_suffix(DETAILS).filter(|_| packing.coding == Coding::Zstd) {
+            return Some((stem, Self::Details { packing }));
+        }
         if let Some(stem) = file.strip_suffix(GLOBALS) {
             return Some((stem, Self::Globals { packing }));
         }
@@ -294,7 +326,7 @@ impl std::fmt::Display for Ending {
             Self::Archive { packing, part: Some(part) } => write!(f, "{ARCHIVE}{PART}{part}{}", packing.ending()),
             Self::Checksum { packing } => write!(f, "{ARCHIVE}{}{CHECKSUM}", packing.ending()),
             Self::Globals { packing } => write!(f, "{GLOBALS}{}", packing.ending()),
-            Self::Details => f.write_str(DETAILS),
+            Self::Details { packing } => write!(f, "{DETAILS}{}", packing.ending()),
             Self::Manifest => f.write_str(MANIFEST),
         }
     }
@@ -707,7 +739,7 @@ pub(super) mod tests {
                 .prop_map(|(packing, part)| Ending::Archive { packing, part }),
             packing().prop_map(|packing| Ending::Checksum { packing }),
             packing().prop_map(|packing| Ending::Globals { packing }),
-            Just(Ending::Details),
+            Just(Ending::DETAILS),
             Just(Ending::Manifest),
         ]
     }
@@ -790,15 +822,15 @@ pub(super) mod tests {
         let stem: DumpStem = "shop_20250131T020304Z_db1".parse().unwrap();
         let part = PartNumber::FIRST.next();
         for (ending, name) in [
-            (Ending::archive(Packing::Zstd), ".dump.zst"),
-            (Ending::archive(Packing::Plain), ".dump"),
-            (Ending::Archive { packing: Packing::Zstd, part }, ".dump.part0002.zst"),
-            (Ending::Archive { packing: Packing::Plain, part }, ".dump.part0002"),
-            (Ending::Checksum { packing: Packing::Zstd }, ".dump.zst.sha256"),
-            (Ending::Checksum { packing: Packing::Plain }, ".dump.sha256"),
-            (Ending::Globals { packing: Packing::Zstd }, "_globals.sql.zst"),
-            (Ending::Globals { packing: Packing::Plain }, "_globals.sql"),
-            (Ending::Details, ".details.json.zst"),
+            (Ending::archive(Packing::ZSTD), ".dump.zst"),
+            (Ending::archive(Packing::PLAIN), ".dump"),
+            (Ending::Archive { packing: Packing::ZSTD, part }, ".dump.part0002.zst"),
+            (Ending::Archive { packing: Packing::PLAIN, part }, ".dump.part0002"),
+            (Ending::Checksum { packing: Packing::ZSTD }, ".dump.zst.sha256"),
+            (Ending::Checksum { packing: Packing::PLAIN }, ".dump.sha256"),
+            (Ending::Globals { packing: Packing::ZSTD }, "_globals.sql.zst"),
+            (Ending::Globals { packing: Packing::PLAIN }, "_globals.sql"),
+            (Ending::DETAILS, ".details.json.zst"),
             (Ending::Manifest, ".manifest.json"),
         ] {
             assert_eq!(stem.object(ending).to_string(), format!("{stem}{name}"));
@@ -819,7 +851,7 @@ pub(super) mod tests {
             "main/notes.txt",
             "main/dumps/shop.dump.zst",
             "Main/runs/x.json",
-            "main/dumps/a_20250101T000000Z_h.dump.zst.age",
+            "main/dumps/a_20250101T000000Z_h.dump.age.zst",
             "main/dumps/a_20250101T000000Z_h.dump.part0001.sha256",
             "main/dumps/a_20250101T000000Z_h.dump.part0001.zst.sha256",
             "main/dumps/a_20250101T000000Z_h.dump.part0000.zst",

@@ -106,10 +106,10 @@ mod tests {
             let writer = BackupWriter::begin(&self.repository, &lock, "shop", host, &clock).await.unwrap();
             for number in ["0001", "0002", "0003"] {
                 let part = Some(number.parse().unwrap());
-                let ending = Ending::Archive { packing: Packing::Zstd, part };
+                let ending = Ending::Archive { packing: Packing::ZSTD, part };
                 writer.put(ending, Bytes::from_static(b"data")).await.unwrap();
             }
-            writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"line")).await.unwrap();
+            writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"line")).await.unwrap();
             writer.stem().clone()
         }
 

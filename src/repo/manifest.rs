@@ -8,7 +8,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::document::{self, FORMAT};
-use super::layout::{BackupId, DumpStem, Ending, ObjectName, ObjectRole, Packing, PartNumber};
+use super::filter::FilterDigest;
+use super::keep::Keep;
+use super::layout::{BackupId, Coding, DumpStem, Ending, ObjectName, ObjectRole, Packing, PartNumber};
 use super::name::{InstanceName, SystemIdentifier};
 use super::repository::Repository;
 use crate::digest::{Fingerprint, Sha256};
@@ -37,9 +39,15 @@ pub struct DumpManifest {
     /// By a clock that does not jump.
     pub duration_seconds: f64,
     pub client: Client,
-    /// As the head of the archive has it ("1.14").
-    pub archive_version: String,
+    #[serde(default, skip_serializing_if = "ArchiveFormat::is_custom")]
+    pub archive_format: ArchiveFormat,
+    /// As the head of the archive has it ("1.14"); a script has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_version: Option<String>,
     pub compression: Compression,
+    /// `None`: everybody who can read the repository can read the dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// The archive as `pg_dump` wrote it, before compression.
     pub plain: Fingerprint,
     pub objects: Vec<StoredObject>,
@@ -47,6 +55,16 @@ pub struct DumpManifest {
     pub checks: Checks,
     /// Made with a choice of schemas, tables or sections: not a backup of the database.
     pub filtered: bool,
+    /// Which choice: dumps of one choice are a group of their own. What was chosen is in the details, since it names
+    /// tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterDigest>,
+    /// What its user called it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Kept by its user's word, whatever the rules of retention say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
     pub counts: Counts,
     /// `pg_database_size` at the start.
     pub database_size_bytes: Option<u64>,
@@ -66,6 +84,49 @@ pub struct ServerVersion {
     pub number: u32,
     /// `server_version`: "15.8 (Debian 15.8-0+deb12u1)".
     pub text: String,
+}
+
+/// What `pg_dump --format` was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArchiveFormat {
+    #[default]
+    Custom,
+    Directory,
+    /// A script of SQL.
+    Plain,
+    Tar,
+}
+
+impl ArchiveFormat {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Custom => "custom",
+            Self::Directory => "directory",
+            Self::Plain => "plain",
+            Self::Tar => "tar",
+        }
+    }
+
+    fn is_custom(&self) -> bool {
+        *self == Self::Custom
+    }
+}
+
+/// To whom everything but the manifest and the checksums is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    pub method: EncryptionMethod,
+    /// Public keys, as they were configured.
+    pub recipients: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncryptionMethod {
+    /// <https://age-encryption.org/v1>
+    Age,
 }
 
 /// What was asked for, not what answered: a host name, a tunnel's end, a socket directory.
@@ -164,11 +225,11 @@ impl Compression {
         }
     }
 
-    /// How the objects of the archive are packed.
-    pub fn packing(self) -> Packing {
+    /// What stands around the archive.
+    pub fn coding(self) -> Coding {
         match self.by {
-            CompressedBy::Pgkeep => Packing::Zstd,
-            CompressedBy::PgDump => Packing::Plain,
+            CompressedBy::Pgkeep => Coding::Zstd,
+            CompressedBy::PgDump => Coding::Plain,
         }
     }
 }
@@ -296,7 +357,7 @@ impl DumpManifest {
 
     /// An archive is one object, or parts numbered from 1 without a hole, packed as the manifest says.
     fn odd_archive(&self) -> Option<String> {
-        let packing = self.compression.packing();
+        let packing = self.packing();
         let Some(first) = self.archive().next() else { return Some("it names no archive".to_owned()) };
         let mut expected = (first.name.ending != Ending::archive(packing)).then_some(PartNumber::FIRST);
         for (count, object) in self.archive().enumerate() {
@@ -314,10 +375,21 @@ impl DumpManifest {
         let companions = || self.objects.iter().filter(|object| object.role != ObjectRole::Archive);
         let odd = companions().find(|object| match object.name.ending {
             Ending::Manifest => true,
-            Ending::Checksum { packing } if packing != self.compression.packing() => true,
+            Ending::Checksum { packing } if packing != self.packing() => true,
+            // In clear beside an encrypted archive would be a leak, or a swap.
+            Ending::Globals { packing } | Ending::Details { packing }
+                if packing.encrypted != self.packing().encrypted =>
+            {
+                true
+            }
             _ => companions().filter(|other| other.role == object.role).count() > 1,
         });
         odd.map(|object| format!("it names {:?} beside the archive", object.name))
+    }
+
+    /// How the objects of the archive are packed.
+    pub fn packing(&self) -> Packing {
+        Packing { coding: self.compression.coding(), encrypted: self.encryption.is_some() }
     }
 
     /// The objects of the archive, in order: one, or the parts of it.
@@ -359,7 +431,7 @@ pub(super) mod tests {
     pub fn sample(instance: &InstanceName, database: &str, started_at: DateTime<Utc>) -> DumpManifest {
         let stem = DumpStem::new(database, Stamp::of(started_at), "db1");
         let object = |ending| StoredObject::new(&stem, ending, Fingerprint::of(b"x"));
-        let packing = Packing::Zstd;
+        let packing = Packing::ZSTD;
         DumpManifest {
             format: FORMAT,
             kind: BackupKind::Dump,
@@ -374,13 +446,15 @@ pub(super) mod tests {
             finished_at: started_at + chrono::TimeDelta::seconds(90),
             duration_seconds: 90.5,
             client: Client { program: "/usr/lib/postgresql/15/bin/pg_dump".to_owned(), version: "15.8".to_owned() },
-            archive_version: "1.14".to_owned(),
+            archive_format: ArchiveFormat::Custom,
+            archive_version: Some("1.14".to_owned()),
             compression: Compression::zstd(3),
+            encryption: None,
             plain: Fingerprint::of(b"plain"),
             objects: vec![
                 object(Ending::archive(packing)),
                 object(Ending::Checksum { packing }),
-                object(Ending::Details),
+                object(Ending::DETAILS),
             ],
             globals: Globals {
                 included: GlobalsIncluded::NotIncluded,
@@ -388,6 +462,9 @@ pub(super) mod tests {
             },
             checks: Checks { decoded: true, read_back: false },
             filtered: false,
+            filter: None,
+            label: None,
+            keep: None,
             counts: Counts { tables: 92, rows_estimate: 1000, large_objects: 0, warnings: 0 },
             database_size_bytes: Some(8_000_000),
             pgkeep_version: "0.1.0".to_owned(),
@@ -421,7 +498,8 @@ pub(super) mod tests {
 
     #[test]
     fn an_archive_is_one_object_or_parts_without_a_hole_all_packed_alike() {
-        use Packing::{Plain, Zstd};
+        const PLAIN: Packing = Packing::PLAIN;
+        const ZSTD: Packing = Packing::ZSTD;
         let sample = sample(&"main".parse().unwrap(), "shop", "2025-01-31T02:03:04Z".parse().unwrap());
         let stem = DumpStem::new("shop", Stamp::of(sample.started_at), "db1");
         let whole = |packing| Ending::archive(packing);
@@ -434,13 +512,13 @@ pub(super) mod tests {
         };
         let ours = Compression::zstd(3);
         let theirs = Compression::by_pg_dump(ArchiveCompression::Gzip, Some(9));
-        let (one, two, three) = (part(Zstd, "0001"), part(Zstd, "0002"), part(Zstd, "0003"));
+        let (one, two, three) = (part(ZSTD, "0001"), part(ZSTD, "0002"), part(ZSTD, "0003"));
         for (endings, compression) in [
-            (&[whole(Zstd), checksum(Zstd)][..], ours),
-            (&[whole(Plain), checksum(Plain), Ending::Globals { packing: Plain }, Ending::Details], theirs),
+            (&[whole(ZSTD), checksum(ZSTD)][..], ours),
+            (&[whole(PLAIN), checksum(PLAIN), Ending::Globals { packing: PLAIN }, Ending::DETAILS], theirs),
             (&[one], ours),
-            (&[one, two, three, checksum(Zstd)], ours),
-            (&[part(Plain, "0001"), part(Plain, "0002")], theirs),
+            (&[one, two, three, checksum(ZSTD)], ours),
+            (&[part(PLAIN, "0001"), part(PLAIN, "0002")], theirs),
         ] {
             let manifest = with(endings, compression).unwrap();
             let names = manifest.archive().map(|object| object.name.ending);
@@ -449,22 +527,24 @@ pub(super) mod tests {
         }
         for (endings, compression) in [
             (&[][..], ours),
-            (&[checksum(Zstd)], ours),
-            (&[whole(Zstd), whole(Zstd)], ours),
-            (&[whole(Zstd), one], ours),
-            (&[one, whole(Zstd)], ours),
+            (&[checksum(ZSTD)], ours),
+            (&[whole(ZSTD), whole(ZSTD)], ours),
+            (&[whole(ZSTD), one], ours),
+            (&[one, whole(ZSTD)], ours),
             (&[two], ours),
             (&[one, three], ours),
             (&[two, one], ours),
             (&[one, one], ours),
-            (&[one, part(Plain, "0002")], ours),
-            (&[whole(Plain)], ours),
-            (&[whole(Zstd)], theirs),
+            (&[one, part(PLAIN, "0002")], ours),
+            (&[whole(PLAIN)], ours),
+            (&[whole(ZSTD)], theirs),
             (&[one, two], theirs),
-            (&[whole(Zstd), checksum(Plain)], ours),
-            (&[whole(Zstd), checksum(Zstd), checksum(Zstd)], ours),
-            (&[whole(Zstd), Ending::Globals { packing: Plain }, Ending::Globals { packing: Zstd }], ours),
-            (&[whole(Zstd), Ending::Manifest], ours),
+            (&[whole(ZSTD), checksum(PLAIN)], ours),
+            (&[whole(ZSTD), checksum(ZSTD), checksum(ZSTD)], ours),
+            (&[whole(ZSTD), Ending::Globals { packing: PLAIN }, Ending::Globals { packing: ZSTD }], ours),
+            (&[whole(ZSTD), Ending::details_beside(ZSTD.encrypted())], ours),
+            (&[whole(ZSTD.encrypted())], ours),
+            (&[whole(ZSTD), Ending::Manifest], ours),
         ] {
             assert_eq!(with(endings, compression).unwrap_err().kind, Kind::Verification, "{endings:?} {compression}");
         }
@@ -479,7 +559,7 @@ pub(super) mod tests {
         let stem = DumpStem::new(&database, Stamp::of(at), &"h".repeat(32));
         manifest.id = (&stem).into();
         let numbers = std::iter::successors(Some(PartNumber::FIRST), |number| number.next());
-        let ending = |number| Ending::Archive { packing: Packing::Zstd, part: Some(number) };
+        let ending = |number| Ending::Archive { packing: Packing::ZSTD, part: Some(number) };
         let stored = Fingerprint { size_bytes: 1 << 40, ..Fingerprint::of(b"x") };
         manifest.objects = numbers.map(|number| StoredObject::new(&stem, ending(number), stored)).collect();
         assert_eq!(manifest.objects.len(), 9999);

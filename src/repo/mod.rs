@@ -11,8 +11,10 @@ mod backup;
 mod catalogue;
 mod details;
 mod document;
+mod filter;
 mod flat;
 mod intent;
+mod keep;
 mod layout;
 mod leftovers;
 mod lineage;
@@ -40,21 +42,23 @@ pub use backup::BackupWriter;
 pub use catalogue::{Backup, Catalogue, Defect, Entry, Unreadable};
 pub use details::DumpDetails;
 pub use document::FORMAT;
+pub use filter::FilterDigest;
 pub use flat::{FlatLayout, FlatStorage};
 pub use intent::{
     Claim, Intent, IntentDocument, LIMIT as INTENT_LIMIT, Liveness, OWNER_LIMIT as INTENT_OWNER_LIMIT, SeenIntent,
     intents, judged_intents, liveness,
 };
+pub use keep::Keep;
 pub use layout::{
-    BackupId, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName, ProofName,
-    RunName, StoredName, Verb, Verdict, instance_folder,
+    BackupId, Coding, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
+    ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
 pub use leftovers::{remove_leftovers, remove_leftovers_but};
 pub use lineage::{Kinship, Lineage, NewLineage};
 pub use lock::{Holder, Lock, LockState};
 pub use manifest::{
-    BackupKind, Checks, Client, CompressedBy, Compression, CompressionMethod, Counts, DumpManifest, Globals,
-    GlobalsIncluded, ServerVersion, Source, StoredObject, checksum_lines,
+    ArchiveFormat, BackupKind, Checks, Client, CompressedBy, Compression, CompressionMethod, Counts, DumpManifest,
+    Encryption, EncryptionMethod, Globals, GlobalsIncluded, ServerVersion, Source, StoredObject, checksum_lines,
 };
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
 pub use objects::remove_backup;

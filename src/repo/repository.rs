@@ -181,7 +181,7 @@ async fn refuse_strangers(storage: &dyn Storage) -> Result<()> {
     let is_of_repository = |object: &&ObjectMeta| match StoredName::parse(&object.key) {
         // Dumps of the script that came before us, packed by hand or not, do not make a repository; ours lie beside a
         // manifest and details.
-        Some(StoredName::Dump { name, .. }) => matches!(name.ending, Ending::Manifest | Ending::Details),
+        Some(StoredName::Dump { name, .. }) => matches!(name.ending, Ending::Manifest | Ending::Details { .. }),
         Some(name) => name != StoredName::Marker,
         None => false,
     };

@@ -11,10 +11,10 @@ use pgkeep::clock::{Clock as _, ManualClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind, Result};
 use pgkeep::repo::{
-    Adoption, BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending,
-    Folder, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof, Repository, Run, RunName,
-    RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName, StoredObject, SweepPlan, Verb,
-    Verdict, intents, judged_intents, liveness, runs,
+    Adoption, ArchiveFormat, BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest,
+    DumpStem, Ending, Folder, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof,
+    Repository, Run, RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName,
+    StoredObject, SweepPlan, Verb, Verdict, intents, judged_intents, liveness, runs,
 };
 use pgkeep::storage::{Key, MemoryStorage};
 use tokio::runtime::Runtime;
@@ -186,15 +186,15 @@ async fn claim(repository: &Repository, lock: &Lock, database: &str) -> Result<B
 }
 
 async fn store_data(writer: &BackupWriter, complete: bool) -> Result<Vec<StoredObject>> {
-    let mut archive = writer.writer(Ending::archive(Packing::Zstd), None).await?;
+    let mut archive = writer.writer(Ending::archive(Packing::ZSTD), None).await?;
     archive.write(Bytes::from_static(b"archive")).await?;
     archive.finish().await?;
     let mut objects =
-        vec![StoredObject::new(writer.stem(), Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"))];
+        vec![StoredObject::new(writer.stem(), Ending::archive(Packing::ZSTD), Fingerprint::of(b"archive"))];
     if complete {
-        objects.push(writer.put(Ending::Checksum { packing: Packing::Zstd }, Bytes::from_static(b"sum")).await?);
+        objects.push(writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await?);
         writer.intent().refresh().await?;
-        objects.push(writer.put(Ending::Details, Bytes::from_static(b"details")).await?);
+        objects.push(writer.put(Ending::DETAILS, Bytes::from_static(b"details")).await?);
     }
     Ok(objects)
 }
@@ -214,13 +214,18 @@ fn manifest(database: &str, objects: Vec<StoredObject>) -> DumpManifest {
         finished_at: start(),
         duration_seconds: 0.0,
         client: Client { program: "pg_dump".to_owned(), version: "15.8".to_owned() },
-        archive_version: "1.14".to_owned(),
+        archive_format: ArchiveFormat::Custom,
+        archive_version: Some("1.14".to_owned()),
         compression: Compression::zstd(3),
+        encryption: None,
         plain: Fingerprint::of(b""),
         objects,
         globals: Globals { included: GlobalsIncluded::NotIncluded, reason: None },
         checks: Checks { decoded: true, read_back: false },
         filtered: false,
+        filter: None,
+        label: None,
+        keep: None,
         counts: Counts::default(),
         database_size_bytes: None,
         pgkeep_version: "0.1.0".to_owned(),
@@ -283,7 +288,7 @@ async fn resume(repository: &Repository, state: &StateDirectory) -> Result<()> {
         Adoption::Resumed(writer) => (writer, true),
         Adoption::Backup => return Ok(()),
     };
-    let archive = StoredObject::new(writer.stem(), Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"));
+    let archive = StoredObject::new(writer.stem(), Ending::archive(Packing::ZSTD), Fingerprint::of(b"archive"));
     let is_there = async || repository.storage().head(&archive.key(&main_instance())).await.is_ok();
     if !(resumed && is_there().await) {
         store_data(&writer, false).await?;
@@ -294,8 +299,8 @@ async fn resume(repository: &Repository, state: &StateDirectory) -> Result<()> {
 async fn write_wrongly(repository: &Repository, database: &str, order: WriterOrder) -> Result<()> {
     let stem = stem(database);
     let key = |ending| stem.object(ending).key(&main_instance());
-    let archive = StoredObject::new(&stem, Ending::archive(Packing::Zstd), Fingerprint::of(b"archive"));
-    let data = (key(Ending::archive(Packing::Zstd)), Bytes::from_static(b"archive"));
+    let archive = StoredObject::new(&stem, Ending::archive(Packing::ZSTD), Fingerprint::of(b"archive"));
+    let data = (key(Ending::archive(Packing::ZSTD)), Bytes::from_static(b"archive"));
     let last = (key(Ending::Manifest), manifest(database, vec![archive]).to_json()?);
     let order = if order == WriterOrder::ManifestFirst { [last, data] } else { [data, last] };
     for (key, body) in order {

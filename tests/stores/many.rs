@@ -5,8 +5,8 @@ use chrono::TimeDelta;
 use futures_util::stream::{self, StreamExt as _};
 use pgkeep::digest::Fingerprint;
 use pgkeep::repo::{
-    BackupKind, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Globals, GlobalsIncluded, Packing,
-    ServerVersion, Source, Stamp, StoredObject,
+    ArchiveFormat, BackupKind, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Globals,
+    GlobalsIncluded, Packing, ServerVersion, Source, Stamp, StoredObject,
 };
 
 use crate::common::Weed;
@@ -20,9 +20,9 @@ const BACKUPS: usize = 300;
 fn objects(number: usize) -> Vec<(String, Bytes)> {
     let at = "2025-01-31T02:00:00Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap() + TimeDelta::hours(number as i64);
     let (stem, instance) = (DumpStem::new("shop", Stamp::of(at), "db1"), "main".parse().unwrap());
-    let packing = Packing::Zstd;
+    let packing = Packing::ZSTD;
     let endings =
-        [Ending::archive(packing), Ending::Checksum { packing }, Ending::Globals { packing }, Ending::Details];
+        [Ending::archive(packing), Ending::Checksum { packing }, Ending::Globals { packing }, Ending::DETAILS];
     let body = Bytes::from_static(b"some bytes");
     let manifest = DumpManifest {
         format: DumpManifest::FORMAT,
@@ -38,13 +38,18 @@ fn objects(number: usize) -> Vec<(String, Bytes)> {
         finished_at: at,
         duration_seconds: 0.0,
         client: Client { program: "pg_dump".to_owned(), version: "15.8".to_owned() },
-        archive_version: "1.14".to_owned(),
+        archive_format: ArchiveFormat::Custom,
+        archive_version: Some("1.14".to_owned()),
         compression: Compression::zstd(3),
+        encryption: None,
         plain: Fingerprint::of(b"plain"),
         objects: endings.map(|ending| StoredObject::new(&stem, ending, Fingerprint::of(&body))).to_vec(),
         globals: Globals { included: GlobalsIncluded::WithPasswords, reason: None },
         checks: Checks { decoded: true, read_back: false },
         filtered: false,
+        filter: None,
+        label: None,
+        keep: None,
         counts: Counts::default(),
         database_size_bytes: None,
         pgkeep_version: "0.1.0".to_owned(),

@@ -76,7 +76,7 @@ async fn candidates(repository: &Repository, instance: &InstanceName, env_file: 
     let ours = catalogue.entries.iter().map(of_entry);
     let known: BTreeSet<&DumpStem> = catalogue.entries.iter().map(Entry::stem).collect();
     let theirs = files.into_iter().filter(|(stem, endings)| {
-        let is_archive = endings.contains(&Ending::archive(Packing::Plain));
+        let is_archive = endings.contains(&Ending::archive(Packing::PLAIN));
         let is_named = known.contains(stem) || in_the_making.contains(&BackupId::from(stem));
         is_archive && !is_named && endings.iter().all(|ending| ending.is_of_script())
     });
@@ -103,8 +103,8 @@ fn standing(backup: &Backup) -> Standing {
 
 /// Reads a dump of the script and compares it with the checksum beside it.
 async fn prove(context: &Context, repository: &Repository, instance: &InstanceName, stem: &DumpStem) -> Standing {
-    let archive = stem.object(Ending::archive(Packing::Plain)).key(instance);
-    let checksum = stem.object(Ending::Checksum { packing: Packing::Plain }).key(instance);
+    let archive = stem.object(Ending::archive(Packing::PLAIN)).key(instance);
+    let checksum = stem.object(Ending::Checksum { packing: Packing::PLAIN }).key(instance);
     match compare(context, repository, &archive, &checksum).await {
         Ok(standing) => standing,
         Err(error) => Standing::Unknown(error.to_string()),

@@ -79,8 +79,8 @@ impl Compress {
     /// How archive and globals are stored.
     pub fn packing(self) -> Packing {
         match self {
-            Self::Zstd { .. } => Packing::Zstd,
-            Self::ByPgDump { .. } => Packing::Plain,
+            Self::Zstd { .. } => Packing::ZSTD,
+            Self::ByPgDump { .. } => Packing::PLAIN,
         }
     }
 
@@ -434,7 +434,7 @@ impl Dumper<'_> {
         let mut objects = stored.objects;
         let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
         small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
-        small.push((Ending::Details, details.to_stored().at(Stage::Commit)?));
+        small.push((Ending::DETAILS, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {
             let put = async |making: &Making<'_>| making.backup.put(ending, body.clone()).await;
             objects.extend(copies.each(Stage::Commit, put).await?.into_iter().next());
@@ -459,13 +459,18 @@ impl Dumper<'_> {
                 program: stored.program.display().to_string(),
                 version: source.clients.version.text.clone(),
             },
-            archive_version: stored.archive.header.version.to_string(),
+            archive_format: crate::repo::ArchiveFormat::Custom,
+            archive_version: Some(stored.archive.header.version.to_string()),
+            encryption: None,
             compression: self.options.compress.recorded(inside),
             plain: stored.plain,
             objects,
             globals: Globals { included: globals.included, reason: globals.reason },
             checks: Checks { decoded: inside.is_decoded(), read_back: false },
             filtered: self.options.extra_options.filtered,
+            filter: None,
+            label: None,
+            keep: None,
             counts: counts(&details),
             database_size_bytes: Some(details.description.database.size_bytes),
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -14,7 +14,7 @@ use super::fan::Fan;
 use crate::command::stage::{At as _, Failed};
 use crate::digest::{Fingerprint, Fingerprinter};
 use crate::error::{Error, Kind, Result};
-use crate::repo::{Ending, Packing, PartNumber, StoredObject};
+use crate::repo::{Coding, Ending, Packing, PartNumber, StoredObject};
 use crate::storage::ObjectMeta;
 
 /// Most bytes of a part.
@@ -111,7 +111,7 @@ impl<'c, 'd> Parts<'c, 'd> {
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), Failed<Stage>> {
         while let Some(room_bytes) = self.room_bytes().filter(|&room| bytes.len() as u64 > room) {
             // Frames stay whole; of anything else the part takes what it has room for.
-            if self.packing == Packing::Plain {
+            if self.packing.coding == Coding::Plain {
                 let here = bytes.split_to(room_bytes as usize);
                 self.open.write(&here).await;
             }

@@ -81,7 +81,7 @@ async fn any_details(holding: &Holding, warnings: &mut Vec<String>) -> Option<Du
 }
 
 async fn details(repository: &Repository, backup: &Backup) -> Result<DumpDetails> {
-    let key = backup.stem.object(Ending::Details).key(&backup.manifest.instance);
+    let key = backup.stem.object(Ending::DETAILS).key(&backup.manifest.instance);
     let body = repository.storage().get(&key, DumpDetails::LIMIT_BYTES).await?;
     DumpDetails::from_stored(&body, key.as_str())
 }

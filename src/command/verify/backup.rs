@@ -111,8 +111,8 @@ impl Reader<'_> {
 
     /// Every dump has a checksum and details, and globals if it says so.
     fn what_the_manifest_lacks(&mut self) {
-        let packing = self.manifest().compression.packing();
-        let mut needed = vec![Ending::Checksum { packing }, Ending::Details];
+        let packing = self.manifest().packing();
+        let mut needed = vec![Ending::Checksum { packing }, Ending::details_beside(packing)];
         if self.manifest().globals.included != GlobalsIncluded::NotIncluded {
             needed.push(Ending::Globals { packing });
         }
@@ -268,9 +268,10 @@ impl Reader<'_> {
     fn archive_header(&mut self, object: &StoredObject, archive: &Archive) {
         let (manifest, header) = (&self.backup.manifest, &archive.header);
         let inside = CompressionMethod::from(header.compression);
+        let version = manifest.archive_version.clone().unwrap_or_default();
         let differences = [
             ("database", &header.database, &manifest.database),
-            ("archive version", &header.version.to_string(), &manifest.archive_version),
+            ("archive version", &header.version.to_string(), &version),
             ("server version", &header.server_version, &manifest.server.text),
             ("compression", &inside.as_str().to_owned(), &manifest.compression.inside().as_str().to_owned()),
         ]

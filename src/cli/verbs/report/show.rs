@@ -46,6 +46,14 @@ fn list(name: &str, items: impl Iterator<Item = String>) -> String {
     if lines.is_empty() { String::new() } else { format!("{name}\n{lines}") }
 }
 
+fn archive_text(shown: &Shown) -> String {
+    let (format, size) = (shown.manifest.archive_format.as_str(), bytes(shown.summary.plain_bytes));
+    match &shown.manifest.archive_version {
+        Some(version) => format!("{size}, {format} format, version {version}"),
+        None => format!("{size}, {format} format"),
+    }
+}
+
 fn backup(shown: &Shown) -> Lines {
     let (manifest, summary) = (&shown.manifest, &shown.summary);
     let state = shown.state.as_str();
@@ -56,7 +64,7 @@ fn backup(shown: &Shown) -> Lines {
         ("instance", manifest.instance.to_string()),
         ("taken", format!("{} ({} ago)", summary.started_at, age(summary.age_seconds))),
         ("finished", format!("{} ({:.1} s)", summary.finished_at, summary.duration_seconds)),
-        ("archive", format!("{}, version {}", bytes(summary.plain_bytes), manifest.archive_version)),
+        ("archive", archive_text(shown)),
         ("stored", format!("{} ({:.1} : 1)", bytes(summary.stored_bytes), summary.ratio)),
         ("compression", manifest.compression.to_string()),
         ("made by", format!("pgkeep {} on {}", manifest.pgkeep_version, manifest.backup_host)),
