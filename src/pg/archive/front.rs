@@ -84,15 +84,15 @@ pub struct RoleUses {
 }
 
 impl Front {
-    /// Reads the front at the beginning of `bytes`; `None` if more of them are needed.
-    pub fn read(bytes: Vec<u8>) -> Result<Option<Self>> {
+    /// Reads the front at the beginning of `bytes`; they come back if more of them are needed.
+    pub fn read(bytes: Vec<u8>) -> Result<std::result::Result<Self, Vec<u8>>> {
         let mut cursor = Cursor { bytes: &bytes, at: 0, integer_bytes: 4, offset_bytes: 8 };
         match cursor.front() {
             Ok((header, format, entries)) => {
                 let (length, integer_bytes, offset_bytes) = (cursor.at, cursor.integer_bytes, cursor.offset_bytes);
-                Ok(Some(Self { header, format, integer_bytes, offset_bytes, entries, bytes, length }))
+                Ok(Ok(Self { header, format, integer_bytes, offset_bytes, entries, bytes, length }))
             }
-            Err(Stop::NeedsMore) if bytes.len() < LARGEST_BYTES => Ok(None),
+            Err(Stop::NeedsMore) if bytes.len() < LARGEST_BYTES => Ok(Err(bytes)),
             Err(Stop::NeedsMore) => Err(damaged(cursor.at, "the table of contents does not end")),
             Err(Stop::Wrong(why)) => Err(damaged(cursor.at, why)),
         }
@@ -164,6 +164,12 @@ impl Front {
         }
         out.extend_from_slice(&self.bytes[done..self.length]);
         Ok(out)
+    }
+
+    /// As [`Self::with_roles`], read again.
+    pub fn mapped(&self, map: &BTreeMap<String, String>) -> Result<Self> {
+        Self::read(self.with_roles(map)?)?
+            .map_err(|bytes| damaged(bytes.len(), "the table of contents that was written anew does not end"))
     }
 
     fn replace(&self, out: &mut Vec<u8>, done: &mut usize, old: &Text, new: &str) {

@@ -1,7 +1,7 @@
 //! Where the SQL of an archive names roles.
 //!
-//! `pg_dump` writes roles outside the owner field in four kinds of entries only: rights, default rights, policies and
-//! user mappings. Their statements have few forms. What has another form is refused.
+//! `pg_dump` writes roles outside the owner field in five kinds of entries only: rights, default rights, policies, user
+//! mappings and settings of the database. Their statements have few forms. What has another form is refused.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub(super) enum Naming {
 pub(super) fn naming(desc: &str) -> Option<Naming> {
     match desc {
         "ACL" | "ACL LANGUAGE" | "DEFAULT ACL" => Some(Naming::Privileges),
-        "POLICY" | "USER MAPPING" => Some(Naming::Other),
+        "POLICY" | "USER MAPPING" | "DATABASE PROPERTIES" => Some(Naming::Other),
         _ => None,
     }
 }
@@ -80,6 +80,13 @@ fn named<'t, 'a>(statement: &'t Statement<'a>) -> Option<Vec<&'t Token<'a>>> {
     if statement.begins(&["ALTER", "DEFAULT", "PRIVILEGES", "FOR", "ROLE"]) {
         let rest = tokens.get(6..)?;
         return Some([tokens.get(5)?].into_iter().chain(grantees(rest)?).collect());
+    }
+    // Settings of a role in the database, and of the database.
+    if statement.begins(&["ALTER", "ROLE"]) {
+        return Some(vec![tokens.get(2)?]);
+    }
+    if statement.begins(&["ALTER", "DATABASE"]) || statement.begins(&["UPDATE", "pg_catalog"]) {
+        return Some(Vec::new());
     }
     if statement.begins(&["CREATE", "POLICY"]) {
         let on = outside(tokens, &["ON"])?;

@@ -89,6 +89,10 @@ impl Chosen {
         Self { known: ids.iter().copied().collect(), ids, warnings }
     }
 
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
     pub fn has(&self, entry: &TocEntry) -> bool {
         self.known.contains(&entry.dump_id)
     }
@@ -430,7 +434,7 @@ mod tests {
 
     fn front(name: &str) -> Front {
         let path = format!("{}/tests/archives/{name}.dump", env!("CARGO_MANIFEST_DIR"));
-        Front::read(std::fs::read(path).unwrap()).unwrap().unwrap()
+        Front::read(std::fs::read(path).unwrap()).unwrap().expect("a whole front")
     }
 
     fn new_database() -> Presence {
