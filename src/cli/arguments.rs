@@ -149,6 +149,7 @@ Examples:
   pgkeep dump --all --config /etc/pgkeep/site.toml
   pgkeep dump -d shop --repo /backups --split 2G
   pgkeep dump -d shop --repo /backups --dry-run
+  pgkeep dump -d shop --to-file shop.dump
 
 The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
 pub struct DumpArgs {
@@ -159,6 +160,11 @@ pub struct DumpArgs {
     /// Every database but postgres and the templates
     #[arg(long)]
     pub all: bool,
+
+    /// Write an archive of pg_dump to a new file, or to standard output with `-`, and store nothing in a repository
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::FilePath,
+          conflicts_with_all = ["all", "repo", "split", "check", "threads", "no_globals", "new_lineage", "dry_run"])]
+    pub to_file: Option<PathBuf>,
 
     /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump (default: zstd:3)
     #[arg(long, value_name = "METHOD", value_parser = compress)]

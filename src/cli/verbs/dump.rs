@@ -1,10 +1,14 @@
 //! `pgkeep dump`.
 
+use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use pgkeep::command::drop_in::DropIn;
-use pgkeep::command::dump::{self, Check, Compress, Item, Options, Preview, PreviewedPlace, WantedGlobals};
+use pgkeep::command::dump::{
+    self, Check, Compress, FileItem, Item, Options, Output, Preview, PreviewedPlace, WantedGlobals,
+};
 use pgkeep::command::{Context, Copy, Outcome};
 use pgkeep::config::directories;
 use pgkeep::error::{Error, Result};
@@ -21,6 +25,9 @@ pub async fn dump(screen: &mut Screen, context: &Context, request: &Request, arg
         Ok(options) => options,
         Err(error) => return screen.fail(&error),
     };
+    if let Some(path) = &args.to_file {
+        return to_file(screen, context, request, options, path, args.compress).await;
+    }
     if args.dry_run {
         return match dump::plan(context, &options).await {
             Ok(plan) => {
@@ -59,7 +66,7 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
     let globals = drop_in.map_or(WantedGlobals::Include, DropIn::globals);
     Ok(Options {
         instance: super::instance(request)?,
-        repositories: super::repositories(request)?,
+        repositories: if args.to_file.is_some() { Vec::new() } else { super::repositories(request)? },
         connection: super::source_flags(request, &args.connection),
         connect_retry: args.connection.connect_retry,
         databases: super::databases(request, args.all, args.dbname.clone()),
@@ -76,6 +83,65 @@ fn options(context: &Context, request: &Request, args: &DumpArgs) -> Result<Opti
         lock_wait: args.lock_wait,
         lineage: if args.new_lineage { NewLineage::Allowed } else { NewLineage::Refused },
     })
+}
+
+async fn to_file(
+    screen: &mut Screen,
+    context: &Context,
+    request: &Request,
+    options: Options,
+    path: &Path,
+    compress: Option<Compress>,
+) -> ExitCode {
+    let done = async {
+        let to_stdout = path == Path::new("-");
+        refuse_output(to_stdout, request.common.json)?;
+        let compress = match compress {
+            // Of what goes through a pipe nobody keeps the size; a file gets what pg_dump gives it by itself.
+            None => Compress::ByPgDump { level: if to_stdout { 0 } else { 6 } },
+            Some(Compress::Zstd { .. }) => {
+                return Err(Error::usage("--compress zstd and --to-file do not go together")
+                    .hint("gzip:LEVEL compresses inside the archive; --to-file - | zstd around it"));
+            }
+            Some(by_pg_dump) => by_pg_dump,
+        };
+        let output =
+            if to_stdout { Output::Stream(Box::new(std::io::stdout())) } else { Output::Path(path.to_owned()) };
+        dump::to_file(context, &Options { compress, ..options }, output).await
+    };
+    match done.await {
+        Ok(outcome) => {
+            if !request.common.quiet {
+                let warnings = outcome.items.iter().flat_map(|item| &item.warnings);
+                warnings.for_each(|warning| output::warn(warning));
+            }
+            screen.finish(&outcome, file_text)
+        }
+        Err(error) => screen.fail(&error),
+    }
+}
+
+fn refuse_output(to_stdout: bool, json: bool) -> Result<()> {
+    if to_stdout && json {
+        let what = "--to-file - writes the archive to standard output, where --json writes its document";
+        return Err(Error::usage(what).hint("leave --json out, or name a file"));
+    }
+    if to_stdout && std::io::stdout().is_terminal() {
+        return Err(Error::usage("standard output is a terminal, and an archive is no text").hint(
+            "send it to a program or a file: pgkeep dump -d shop --to-file - | pgkeep restore dump --from-file - …",
+        ));
+    }
+    Ok(())
+}
+
+/// Standard output holds the archive where no file is named.
+fn file_text(outcome: &Outcome<FileItem>) -> String {
+    let text = |item: &FileItem| {
+        let (file, size) = (item.file.as_ref()?, item.plain_bytes?);
+        let (file, size) = (harmless(&file.to_string_lossy()), bytes(size));
+        Some(format!("{}: {size} of archive in {file} in {:.1} s", harmless(&item.database), item.duration_seconds))
+    };
+    outcome.items.iter().filter_map(text).collect::<Vec<_>>().join("\n")
 }
 
 /// The env file has one form of dump: what others read them with opens no other.

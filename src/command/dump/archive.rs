@@ -122,7 +122,7 @@ async fn pump(
 }
 
 /// What pg_dump said explains an archive that makes no sense better than the archive does.
-fn with_words(error: Error, words: &[String]) -> Error {
+pub(super) fn with_words(error: Error, words: &[String]) -> Error {
     if words.is_empty() || error.kind != Kind::Verification {
         return error;
     }
@@ -135,7 +135,7 @@ const LOCKED: &str = "another session has locked that table; to see which: SELEC
     WHERE l.mode = 'AccessExclusiveLock'; or wait longer: --lock-wait 10m";
 
 /// The next step after the two failures that a database in use brings about.
-fn with_hint(error: Error, database: &str) -> Error {
+pub(super) fn with_hint(error: Error, database: &str) -> Error {
     let words = error.to_string();
     if words.contains("LOCK TABLE") && words.contains("statement timeout") {
         return error.hint(LOCKED);

@@ -13,6 +13,7 @@ mod globals;
 mod parts;
 mod plan;
 mod source;
+mod to_file;
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ use destination::{Destination, Destinations};
 pub use super::place::Check;
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
+pub use to_file::{FileItem, Output, to_file};
 
 /// What to dump, whence and whereto.
 #[derive(Clone, Debug)]
