@@ -276,16 +276,19 @@ fn item_text(item: &Item) -> String {
 fn preview_text(outcome: &Outcome<Preview>) -> String {
     let text = |preview: &Preview| {
         let id = preview.id.as_ref().map(ToString::to_string);
+        let size = bytes(preview.plain_bytes);
         let of = preview.database.as_ref().map_or(String::new(), |name| format!(" of database {name:?}"));
         let head = format!(
-            "would restore {}{of} to {} database {:?} as {:?}\nwith the clients of PostgreSQL {}\n{} of archive, decoded in {}\n",
+            "would restore {}{of} to {} database {:?} as {:?}\nwith the clients of PostgreSQL {}\n{}\n",
             harmless(&id.or_else(|| preview.from_file.clone()).unwrap_or_default()),
             preview.server,
             preview.into,
             preview.role,
             preview.client,
-            bytes(preview.plain_bytes),
-            preview.scratch.display(),
+            match preview.id {
+                Some(_) => format!("{size} of archive, decoded in {}", preview.scratch.display()),
+                None => format!("{size} of archive"),
+            },
         );
         // Statements and calls have names of the server in them, as they are.
         preview.steps.iter().fold(head, |text, step| text + "  " + &harmless(step) + "\n")

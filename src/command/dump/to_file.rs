@@ -180,7 +180,10 @@ impl Unfinished {
     /// On disk, and then under its name.
     fn finish(self) -> Result<()> {
         let (file, path) = match self {
-            Self::Stream(mut stream) => return stream.flush().doing(Kind::Storage, || "write to standard output"),
+            Self::Stream(mut stream) => {
+                let flushed = stream.flush();
+                return flushed.map_err(|error| Self::Stream(stream).unwritten(error));
+            }
             Self::File { file, path } => (file, path),
         };
         let doing = || format!("write {}", path.display());

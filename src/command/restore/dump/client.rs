@@ -61,6 +61,8 @@ pub struct Call<'a> {
     pub privileges: Privileges,
     /// What is restored is dropped first.
     pub cleans: bool,
+    /// A table that is there does not get the rows of one that could not be made.
+    pub keeps_rows_apart: bool,
     /// The entries that are restored; `None` is all.
     pub list: Option<&'a Path>,
 }
@@ -84,6 +86,9 @@ impl Call<'_> {
         }
         if self.privileges == Privileges::LeaveOut {
             program = program.arg("--no-privileges");
+        }
+        if self.keeps_rows_apart {
+            program = program.arg("--no-data-for-failed-tables");
         }
         if self.cleans {
             program = program.args(["--clean", "--if-exists"]);
@@ -150,7 +155,7 @@ impl Call<'_> {
             Input::File(file) => program.spawn_reading(file)?,
             Input::Directory(_) => program.spawn_quiet()?,
         };
-        let mut complaints = Complaints::default();
+        let mut complaints = Complaints { goes_on: self.on_error == OnError::GoOn, ..Complaints::default() };
         let ended = {
             let listening = listen(&mut lines, &mut complaints, self.on_error, log, &*task);
             let stop = async {
@@ -233,6 +238,8 @@ pub struct Complaints {
     pub words: Vec<String>,
     pub count: usize,
     entry: Option<String>,
+    /// Whether `psql` goes on after errors: then what it says is all that tells of them.
+    goes_on: bool,
     /// Errors that may turn out to be the expected one when the statement follows.
     doubtful: Vec<String>,
 }
@@ -244,7 +251,7 @@ impl Complaints {
         if line.starts_with("pg_restore: ") {
             tracing::debug!(target: "pgkeep::child", "{line}");
         }
-        if let Some(error) = of_psql(line) {
+        if let Some(error) = of_psql(line, self.goes_on) {
             tracing::debug!(target: "pgkeep::child", "{line}");
             self.add(&error);
         } else if let Some(entry) = line.strip_prefix("pg_restore: from TOC entry ") {
@@ -307,14 +314,18 @@ impl Complaints {
 }
 
 /// `psql:<stdin>:12: ERROR:  relation "t" already exists`, and errors of psql itself.
-fn of_psql(line: &str) -> Option<String> {
+///
+/// The server translates these words. One that is not known may be an error: where nothing else tells, it counts as one.
+fn of_psql(line: &str, counts_unknown: bool) -> Option<String> {
+    const ERRORS: [&str; 4] = ["ERROR", "FATAL", "PANIC", "error"];
+    const OTHERS: [&str; 7] = ["NOTICE", "WARNING", "INFO", "LOG", "DEBUG", "warning", "HINT"];
     if let Some(error) = line.strip_prefix("psql: error: ") {
         return Some(error.to_owned());
     }
     let (number, said) = line.strip_prefix("psql:<stdin>:")?.split_once(": ")?;
-    let marks = ["ERROR:", "FATAL:", "PANIC:", "error:"];
-    let error = marks.iter().find_map(|mark| said.strip_prefix(mark))?;
-    Some(format!("line {number}: {}", error.trim()))
+    let (severity, error) = said.split_once(':')?;
+    let is_error = ERRORS.contains(&severity) || (counts_unknown && !OTHERS.contains(&severity));
+    is_error.then(|| format!("line {number}: {}", error.trim()))
 }
 
 /// Planner statistics in three passes. Without them the data are whole: a failure is told, not fatal.
@@ -376,6 +387,9 @@ mod tests {
         assert_eq!(complaints.count, 3);
         assert_eq!(complaints.words[0], "line 12: relation \"t\" already exists");
         assert_eq!(complaints.words[1], "line 13: invalid command \\restrict");
+        let translated = "psql:<stdin>:12: FEHLER:  Relation »t« existiert bereits";
+        assert_eq!(of_psql(translated, false), None, "psql has ended with 3");
+        assert_eq!(of_psql(translated, true).unwrap(), "line 12: Relation »t« existiert bereits");
     }
 
     #[test]

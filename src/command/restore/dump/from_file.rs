@@ -123,7 +123,7 @@ fn read_front(origin: &Origin) -> Result<Front> {
         if let Some(front) = collector.front(false)? {
             return Ok(front);
         }
-        match rest.read(&mut piece).doing(Kind::Verification, || "read the archive")? {
+        match rest.read(&mut piece).doing(Kind::Verification, || "decode it").map_err(not_whole)? {
             0 => return collector.front(true)?.ok_or_else(cut_off),
             count => collector.push(&piece[..count]),
         }
@@ -179,8 +179,13 @@ impl Opened {
 
 fn read_head(reader: &mut dyn Read) -> Result<Vec<u8>> {
     let mut head = Vec::new();
-    reader.take(HEAD_BYTES as u64).read_to_end(&mut head).doing(Kind::Verification, || "read its beginning")?;
+    let read = reader.take(HEAD_BYTES as u64).read_to_end(&mut head);
+    read.doing(Kind::Verification, || "read its beginning").map_err(not_whole)?;
     Ok(head)
+}
+
+fn not_whole(error: Error) -> Error {
+    error.hint("this file cannot be restored whole: make a new dump, or use another copy")
 }
 
 /// A tar archive of `pg_dump` begins with its table of contents.
@@ -280,7 +285,7 @@ impl Pass<'_> {
             let count = loop {
                 match rest.read(&mut piece) {
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    read => break read.doing(Kind::Verification, || "decode it")?,
+                    read => break read.doing(Kind::Verification, || "decode it").map_err(not_whole)?,
                 }
             };
             if count == 0 {

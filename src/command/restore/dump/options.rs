@@ -191,6 +191,12 @@ impl Options {
                 "pg_dump --clean --if-exists makes one that drops; or restore beside and swap: --replace",
             ),
             (
+                script && self.existing == Existing::Add && self.on_error == OnError::GoOn,
+                "--into-existing and --keep-going and an SQL script",
+                "rows would be added to tables that are there already",
+                "leave --keep-going out",
+            ),
+            (
                 form == Form::Tar && self.jobs.get() > 1,
                 "--jobs and a tar archive",
                 "pg_restore reads it from one end to the other",

@@ -261,7 +261,7 @@ impl Plan {
                 .to_owned(),
             );
         }
-        if self.way != Way::IntoExisting {
+        if self.way != Way::IntoExisting && self.subject.known != Known::Nothing {
             steps.push(
                 match options.ownership {
                     Ownership::AsDumped => "set owner, rights, settings, connection limit and comment",
@@ -299,6 +299,7 @@ impl Plan {
             ownership: options.ownership,
             privileges: options.privileges,
             cleans: options.existing == Existing::Clean,
+            keeps_rows_apart: self.way == Way::IntoExisting,
             list,
         }
     }

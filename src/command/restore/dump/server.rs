@@ -36,6 +36,10 @@ pub enum Archived<'a> {
     AtHand(Body),
 }
 
+/// Where errors are passed over, half of what was there and half of what came would be mixed.
+const IN_THE_WAY: &str = "nothing was changed, unless a warning says so; what is there already is in the way: rename or \
+    drop it, or let --clean --if-exists drop what is restored first; what it depends on must be there";
+
 impl Restorer<'_> {
     /// On a failure nothing is left of a database that was created here, except where errors are passed over.
     pub async fn restore(&self, archived: Archived<'_>, item: &mut Item) -> Result<(), Failed<Stage>> {
@@ -55,6 +59,7 @@ impl Restorer<'_> {
         let error = self.take_away(failed.error, Some(made), &mut item.warnings).await;
         let may_go_on = error.kind == Kind::Tool && self.options.on_error == OnError::Stop;
         let error = match error.next_step() {
+            None if may_go_on && self.plan.way == Way::IntoExisting => error.hint(IN_THE_WAY),
             None if may_go_on => error.hint("--keep-going restores everything else, and lists what it could not"),
             _ => error,
         };
