@@ -4,6 +4,7 @@
 //! compressed by gzip or zstd. It is read to its end before a server is touched. A file that needs no decoding is used
 //! where it lies; everything else is decoded into a file without a name.
 
+mod lexer;
 mod script;
 
 use std::fs::File;

@@ -2,6 +2,7 @@
 //!
 //! Nothing of it is run here. `psql` obeys it line by line, `\restrict` included, as it obeys it at a terminal.
 
+use super::lexer::Lexer;
 use crate::error::{Error, Kind, Result};
 
 /// What `pg_dump` ends a script with.
@@ -11,16 +12,11 @@ const OF_CLUSTER: &str = "-- PostgreSQL database cluster dump";
 
 /// The end of the script is looked for in this many of its last bytes: `\unrestrict` and blank lines may follow it.
 const TAIL_BYTES: usize = 1 << 10;
-/// As much of a line as tells whether it connects elsewhere.
-const LINE_BYTES: usize = 16;
 
 #[derive(Debug)]
 pub struct Script {
     is_of_pg_dump: bool,
-    line: Vec<u8>,
-    /// Whether the rest of the line is passed over.
-    past_beginning: bool,
-    number: u64,
+    lexer: Lexer,
     tail: Vec<u8>,
 }
 
@@ -32,8 +28,7 @@ impl Script {
             return Err(Error::usage("it is a script of pg_dumpall, which holds a whole cluster")
                 .hint("psql -X -v ON_ERROR_STOP=1 -d postgres -f FILE runs it on an empty cluster"));
         }
-        let is_of_pg_dump = head.contains(BEGINNING);
-        Ok(Self { is_of_pg_dump, line: Vec::new(), past_beginning: false, number: 1, tail: Vec::new() })
+        Ok(Self { is_of_pg_dump: head.contains(BEGINNING), lexer: Lexer::default(), tail: Vec::new() })
     }
 
     pub fn read(&mut self, bytes: &[u8]) -> Result<()> {
@@ -41,43 +36,23 @@ impl Script {
         self.tail.extend_from_slice(&bytes[from..]);
         let surplus = self.tail.len().saturating_sub(TAIL_BYTES);
         self.tail.drain(..surplus);
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if !self.past_beginning {
-                let room = LINE_BYTES - self.line.len();
-                self.line.extend_from_slice(&piece[..piece.len().min(room)]);
-            }
-            let ends = piece.ends_with(b"\n");
-            if ends || self.line.len() == LINE_BYTES {
-                self.judge_line()?;
-                self.past_beginning = true;
-            }
-            if ends {
-                self.line.clear();
-                self.past_beginning = false;
-                self.number += 1;
+        for byte in bytes {
+            let line = self.lexer.line();
+            if let Some(command) = self.lexer.read(*byte)
+                && matches!(command.as_slice(), b"connect" | b"c")
+            {
+                return Err(leaves(line));
             }
         }
         Ok(())
     }
 
-    /// Data of COPY have no such line: a backslash in them is doubled or followed by one of a few other letters.
-    fn judge_line(&self) -> Result<()> {
-        if self.past_beginning {
-            return Ok(());
-        }
-        let word = self.line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
-        if !matches!(word, b"\\connect" | b"\\c") {
-            return Ok(());
-        }
-        let action = format!("line {} of the script connects to another database", self.number);
-        Err(Error::usage(action).because("what follows it would be restored there").hint(
-            "it was made with pg_dump --create: take the lines CREATE DATABASE and \\connect out, or run it by hand \
-             with psql -X -v ON_ERROR_STOP=1",
-        ))
-    }
-
     /// What its user should know of it.
     pub fn finish(self) -> Result<Vec<String>> {
+        if !self.lexer.does_something() {
+            return Err(Error::new(Kind::Verification, "the script has nothing but comments")
+                .hint("make a new dump, or use another copy"));
+        }
         if String::from_utf8_lossy(&self.tail).contains(END) {
             return Ok(Vec::new());
         }
@@ -91,6 +66,15 @@ impl Script {
         }
         Ok(vec!["nothing tells whether the script is whole: it is none of pg_dump".to_owned()])
     }
+}
+
+fn leaves(line: u64) -> Error {
+    Error::usage(format!("line {line} of the script connects to another database"))
+        .because("what follows it would be restored there")
+        .hint(
+            "it was made with pg_dump --create: take the lines CREATE DATABASE and \\connect out, or run it by hand \
+             with psql -X -v ON_ERROR_STOP=1",
+        )
 }
 
 /// `-- Dumped by pg_dump version 15.18`
@@ -124,17 +108,16 @@ mod tests {
 
     #[test]
     fn a_script_that_leaves_its_database_is_refused() {
-        for line in ["\\connect shop\n", "\\c shop\n", "\\connect -reuse-previous=on \"dbname='x'\"\n", "\\c"] {
+        for line in ["\\connect shop\n", "\\c shop\n", "\\connect -reuse-previous=on \"dbname='x'\"\n"] {
             for piece_bytes in [1, 5, 4096] {
                 let refused = read(&format!("CREATE TABLE t ();\n{line}"), piece_bytes);
-                if line.ends_with('\n') {
-                    assert!(refused.unwrap_err().to_string().contains("line 2 of the script"), "{line}");
-                }
+                assert!(refused.unwrap_err().to_string().contains("line 2 of the script"), "{line}");
             }
         }
-        for line in ["\\copy x\n", "\\cx\n", " \\c\n", "a \\connect b\n", "\\\\connect x\n"] {
-            assert_eq!(read(line, 4).unwrap().len(), 1, "{line}");
+        for line in ["\\copy x\n", "\\cx\n", "SELECT '\n\\c x\n'"] {
+            assert_eq!(read(&format!("SELECT 1; {line}"), 4).unwrap().len(), 1, "{line}");
         }
+        assert_eq!(read("-- \n\n/* x */ --", 4).unwrap_err().kind, Kind::Verification);
     }
 
     #[test]
