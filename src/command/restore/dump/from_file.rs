@@ -189,6 +189,7 @@ fn not_whole(error: Error) -> Error {
     error.hint("this file cannot be restored whole: make a new dump, or use another copy")
 }
 
+const TAR_BLOCK_BYTES: usize = 512;
 /// A tar archive of `pg_dump` begins with its table of contents.
 const TAR_MAGIC: std::ops::Range<usize> = 257..262;
 
@@ -242,11 +243,10 @@ fn directory(options: &Options, path: &Path, name: String) -> Result<(Subject, B
 
 /// `toc.dat` is the first member; its size stands in octal in its header.
 fn front_of_tar(head: &[u8], rest: &mut dyn Read) -> Result<Front> {
-    const BLOCK_BYTES: usize = 512;
     let size = head.get(124..136).map(|digits| String::from_utf8_lossy(digits).into_owned()).unwrap_or_default();
     let size = u64::from_str_radix(size.trim_matches(['\0', ' ']), 8).ok().filter(|size| *size < 1 << 30);
     let size = size.ok_or_else(|| Error::new(Kind::Verification, "its first member has no size that makes sense"))?;
-    let mut bytes = head.get(BLOCK_BYTES..).unwrap_or_default().to_vec();
+    let mut bytes = head.get(TAR_BLOCK_BYTES..).unwrap_or_default().to_vec();
     let missing = size.saturating_sub(bytes.len() as u64);
     rest.take(missing).read_to_end(&mut bytes).doing(Kind::Verification, || "read its table of contents")?;
     bytes.truncate(usize::try_from(size).unwrap_or(usize::MAX));
@@ -332,11 +332,23 @@ impl Pass<'_> {
 
     fn tar(&mut self, name: String, head: &[u8], rest: &mut dyn Read) -> Result<(Subject, Body)> {
         let (mut kept, output) = self.output()?;
-        self.copy(head, rest, output, |_| Ok(()))?;
+        // It ends with two blocks of zeros; that all before them is there pg_restore finds out.
+        let mut tail = Vec::new();
+        self.copy(head, rest, output, |bytes| {
+            tail.extend_from_slice(&bytes[bytes.len().saturating_sub(2 * TAR_BLOCK_BYTES)..]);
+            let surplus = tail.len().saturating_sub(2 * TAR_BLOCK_BYTES);
+            tail.drain(..surplus);
+            Ok(())
+        })?;
+        if self.size_bytes % TAR_BLOCK_BYTES as u64 != 0 || tail.iter().any(|byte| *byte != 0) {
+            return Err(not_whole(Error::new(
+                Kind::Verification,
+                "the archive ends early: its last blocks are missing",
+            )));
+        }
         kept.rewind().doing(Kind::Storage, || "rewind it")?;
         let head = read_head(&mut kept)?;
         let front = front_of_tar(&head, &mut kept)?;
-        // That it is whole pg_restore finds out, once it is known which one is used.
         let subject = Subject::of_front(name, Form::Tar, self.size_bytes, front, &self.options.role_map)?;
         Ok((subject, Body::Tar(kept)))
     }
