@@ -1,12 +1,14 @@
 //! Running other programs.
 //!
-//! A child gets exactly the environment it is given, no secret in its arguments, its own process group (a Ctrl-C at the
+//! A child gets exactly the environment it is given, no open file of ours but one that it is to have, no secret in its
+//! arguments, its own process group (a Ctrl-C at the
 //! terminal reaches it through us, once) and a death signal: when this process is killed, the kernel ends the child.
 //! Its standard error is read all the time, so that it can never block on it, and kept within a bound.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -14,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::ChildStderr;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{ChildStderr, ChildStdin};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
@@ -34,24 +36,67 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PIPE_BYTES: usize = 1 << 20;
 
 /// What to run.
-#[derive(Debug)]
 pub struct Program {
     path: PathBuf,
+    /// What messages call it, where that is not the file that is started.
+    called: Option<String>,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
     audience: Option<UnboundedSender<String>>,
+    inherited: Option<Arc<File>>,
+    preamble: Option<Vec<u8>>,
+    kept: fn(&str) -> bool,
+}
+
+/// What a program reads after its preamble.
+enum Input {
+    Nothing,
+    File(File),
 }
 
 impl Program {
     /// `environment` is the whole environment of the child; nothing is inherited.
     pub fn new(path: impl Into<PathBuf>, environment: BTreeMap<OsString, OsString>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), environment, audience: None }
+        Self {
+            path: path.into(),
+            called: None,
+            arguments: Vec::new(),
+            environment,
+            audience: None,
+            inherited: None,
+            preamble: None,
+            kept: |_| true,
+        }
+    }
+
+    /// What messages call it: what is started may only lead to it.
+    pub fn called(mut self, name: &str) -> Self {
+        self.called = Some(name.to_owned());
+        self
+    }
+
+    /// Leaves `file` open in the child, under the number that it has here. Every other file of ours is closed there.
+    pub fn inheriting(mut self, file: Option<Arc<File>>) -> Self {
+        self.inherited = file;
+        self
+    }
+
+    /// Writes `preamble` to the program's standard input, before what it reads otherwise. It may hold secrets.
+    pub fn told_first(mut self, preamble: Vec<u8>) -> Self {
+        self.preamble = Some(preamble);
+        self
     }
 
     /// Sends every line of standard error to `audience` at once, besides keeping it within the bound. They are not logged
     /// then: the audience knows which may be.
     pub fn heard_by(mut self, audience: UnboundedSender<String>) -> Self {
         self.audience = Some(audience);
+        self
+    }
+
+    /// Keeps only these lines of standard error; all are logged.
+    pub fn keeping(mut self, kept: fn(&str) -> bool) -> Self {
+        self.kept = kept;
         self
     }
 
@@ -67,7 +112,8 @@ impl Program {
 
     /// The name without its directory, as messages say it.
     pub fn name(&self) -> String {
-        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+        let file = || self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned();
+        self.called.clone().unwrap_or_else(file)
     }
 
     /// The command as it could be typed, for logs and plans. Arguments never hold secrets.
@@ -82,18 +128,18 @@ impl Program {
             .doing(Kind::Unexpected, || format!("open a pipe for {}", self.name()))?;
         // A smaller pipe is slower, nothing else: the limit of the user's pipes may be reached.
         let _ = rustix::pipe::fcntl_setpipe_size(&read_end, PIPE_BYTES);
-        let child = self.spawn(Stdio::null(), Stdio::from(write_end))?;
+        let child = self.spawn(Input::Nothing, Stdio::from(write_end))?;
         Ok((child, File::from(read_end)))
     }
 
     /// Starts the program without input and throws its standard output away.
     pub fn spawn_quiet(self) -> Result<Child> {
-        self.spawn(Stdio::null(), Stdio::null())
+        self.spawn(Input::Nothing, Stdio::null())
     }
 
     /// Starts the program with an open file as its standard input and throws its standard output away.
     pub fn spawn_reading(self, input: File) -> Result<Child> {
-        self.spawn(Stdio::from(input), Stdio::null())
+        self.spawn(Input::File(input), Stdio::null())
     }
 
     /// Runs the program to its end and returns its standard output, at most `limit_bytes` of it.
@@ -124,14 +170,19 @@ impl Program {
 
     /// The death signal follows the *thread* that spawns, so this is called from tasks of the runtime, whose threads
     /// live as long as the process, and never from a blocking thread.
-    fn spawn(mut self, stdin: Stdio, stdout: Stdio) -> Result<Child> {
+    fn spawn(mut self, input: Input, stdout: Stdio) -> Result<Child> {
         let name = self.name();
-        let audience = self.audience.take();
+        let (audience, kept) = (self.audience.take(), self.kept);
+        let (stdin, fed) = match (self.preamble.take(), input) {
+            (None, Input::Nothing) => (Stdio::null(), None),
+            (None, Input::File(file)) => (Stdio::from(file), None),
+            (Some(preamble), input) => (Stdio::piped(), Some((preamble, input))),
+        };
         let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(&self.environment);
         command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
-        end_with_parent(&mut command);
+        prepare_child(&mut command, self.inherited.as_ref().map(|file| file.as_raw_fd()));
         let mut inner = command.spawn().map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => Error::new(Kind::MissingProgram, format!("Missing command: {name}"))
                 .because(format!("{} does not exist", self.path.display()))
@@ -139,19 +190,28 @@ impl Program {
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
         let said = Arc::new(Mutex::new(Said::default()));
-        let listener = inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience)));
-        Ok(Child { name, inner, said, listener })
+        let listener =
+            inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience, kept)));
+        let feeder = match (fed, inner.stdin.take()) {
+            (Some((preamble, input)), Some(stdin)) => Some(tokio::spawn(feed(stdin, preamble, input))),
+            _ => None,
+        };
+        Ok(Child { name, inner, said, listener, feeder })
     }
 }
 
-/// Asks the kernel to send the child SIGTERM when its parent dies: the PostgreSQL tools then cancel their queries.
+/// Asks the kernel to send the child SIGTERM when its parent dies: the PostgreSQL tools then cancel their queries. And
+/// leaves it the file that it is to inherit, which is closed in every other child.
 #[allow(unsafe_code)]
-fn end_with_parent(command: &mut tokio::process::Command) {
+fn prepare_child(command: &mut tokio::process::Command, inherited: Option<RawFd>) {
     let parent = rustix::process::getpid();
-    // SAFETY: between fork and exec only prctl and getppid are called, which are plain system calls: no allocation,
-    // no lock, no memory shared with the parent is touched.
+    // SAFETY: between fork and exec only prctl, getppid and fcntl are called, which are plain system calls: no allocation,
+    // no lock, no memory shared with the parent is touched. The file is open: its owner lives until the child is started.
     unsafe {
         command.pre_exec(move || {
+            if let Some(file) = inherited {
+                rustix::io::fcntl_setfd(BorrowedFd::borrow_raw(file), rustix::io::FdFlags::empty())?;
+            }
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
             // The parent may have died before the request: then another process is the parent already. Which one is not
             // to be guessed: in a container we may be process 1 ourselves.
@@ -170,10 +230,14 @@ pub struct Child {
     inner: tokio::process::Child,
     said: Arc<Mutex<Said>>,
     listener: Option<JoinHandle<()>>,
+    feeder: Option<JoinHandle<()>>,
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
+        if let Some(feeder) = &self.feeder {
+            feeder.abort();
+        }
         // Only one that was not waited for has an id. A wrapper script must not leave the program behind that it runs.
         if let Some(group) = self.group() {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
@@ -184,6 +248,17 @@ impl Drop for Child {
 impl Child {
     fn group(&self) -> Option<Pid> {
         self.inner.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+    }
+
+    /// The id of the process, and of its group; 0 once it was waited for.
+    pub fn id(&self) -> i32 {
+        self.group().map_or(0, |group| group.as_raw_nonzero().get())
+    }
+
+    /// Whether the program has ended. Its status is kept for [`Child::wait`].
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let status = self.inner.try_wait().doing(Kind::Unexpected, || format!("look after {}", self.name))?;
+        Ok(status.is_some())
     }
 
     /// Waits for the end of the program and of its standard error.
@@ -307,7 +382,22 @@ impl Exit {
     }
 }
 
-async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<UnboundedSender<String>>) {
+/// What is not taken any more is not missed: how a program ended says whether it had all that it needed.
+async fn feed(mut stdin: ChildStdin, preamble: Vec<u8>, input: Input) {
+    if stdin.write_all(&preamble).await.is_err() {
+        return;
+    }
+    if let Input::File(file) = input {
+        let _ = tokio::io::copy(&mut tokio::fs::File::from_std(file), &mut stdin).await;
+    }
+}
+
+async fn listen(
+    stderr: ChildStderr,
+    said: Arc<Mutex<Said>>,
+    audience: Option<UnboundedSender<String>>,
+    kept: fn(&str) -> bool,
+) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -326,7 +416,9 @@ async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, audience: Option<Un
             Some(audience) => drop(audience.send(text.clone())),
             None => tracing::debug!(target: "pgkeep::child", "{text}"),
         }
-        lock(&said).add(text);
+        if kept(&text) {
+            lock(&said).add(text);
+        }
     }
 }
 
@@ -362,6 +454,13 @@ mod tests {
 
     fn shell(script: &str) -> Program {
         Program::new("/bin/sh", BTreeMap::new()).arg("-c").arg(script)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_kept_makes_no_room_for_itself() {
+        let talk = shell("i=0; while [ $i -lt 500 ]; do echo step; i=$((i+1)); done >&2; echo cause >&2; exit 1");
+        let (_, exit) = talk.keeping(|line| line != "step").output(100).await.unwrap();
+        assert_eq!(exit.stderr, ["cause"]);
     }
 
     #[tokio::test]
@@ -440,6 +539,32 @@ mod tests {
     async fn nothing_of_our_environment_reaches_a_child() {
         let (out, _) = Program::new("/usr/bin/env", BTreeMap::new()).output(10_000).await.unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_preamble_comes_before_the_input_and_reaches_no_argument() {
+        let mut input = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut input, b"rest\n").unwrap();
+        std::io::Seek::rewind(&mut input).unwrap();
+        let script = "read -r first; echo \"$first $(cat) $(tr '\\0' ' ' </proc/$$/cmdline | grep -c can[a]ry)\" >&2";
+        let program = shell(script).told_first(b"canary\n".to_vec());
+        let exit = program.spawn_reading(input).unwrap().wait().await.unwrap();
+        assert_eq!(exit.stderr, ["canary rest 0"]);
+        // One that does not read it ends all the same.
+        let (out, _) = shell("echo done").told_first(vec![b'x'; 1 << 20]).output(100).await.unwrap();
+        assert_eq!(out, b"done\n");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_inherited_by_the_child_that_it_is_given_to_and_by_no_other() {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, b"kept").unwrap();
+        let file = Arc::new(file);
+        let script = format!("cat /proc/self/fd/{} 2>&1 || echo none", file.as_raw_fd());
+        let (out, _) = shell(&script).inheriting(Some(Arc::clone(&file))).output(1000).await.unwrap();
+        assert_eq!(out, b"kept");
+        let (out, _) = shell(&script).output(1000).await.unwrap();
+        assert!(out.ends_with(b"none\n"), "{:?}", String::from_utf8_lossy(&out));
     }
 
     #[tokio::test]

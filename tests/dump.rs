@@ -533,12 +533,15 @@ fn a_locked_table_is_waited_for_and_then_named() {
     let (cluster, workspace) = (Cluster::plain(PgVersion::V15), Workspace::new());
     shop(&cluster);
     let _holder = Holder::of(&cluster, "shop", "LOCK orders_of_2026");
-    let outcome = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--lock-wait", "100ms"]).run().exits(4);
+    let once = ["dump", "-d", "shop", "--lock-retry", "0", "--lock-wait"];
+    let outcome = workspace.pgkeep_on(&cluster, once.iter().chain(&["100ms"])).run().exits(4);
     assert!(outcome.stderr.contains("LOCK TABLE public.orders_of_2026"), "{}", outcome.transcript());
+    let named = " of role postgres by holder holds public.orders_of_2026 (idle in transaction, ";
+    assert!(outcome.stderr.contains(named), "{}", outcome.transcript());
     let hint = outcome.stderr.split_once("hint: ").unwrap().1;
     assert!(hint.contains("--lock-wait") && !hint.contains("  "), "{hint}");
     // No time at all is no time, and not for ever.
-    workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--lock-wait", "0"]).run().exits(4);
+    workspace.pgkeep_on(&cluster, once.iter().chain(&["0"])).run().exits(4);
     // The query that is offered works when it is pasted.
     let query = &hint[hint.find("SELECT").unwrap()..hint.find("; or").unwrap()];
     assert!(cluster.sql("shop", query).contains("orders_of_2026"), "{query}");

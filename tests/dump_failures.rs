@@ -136,6 +136,34 @@ fn a_backend_that_is_ended_in_the_middle_of_the_rows() {
 }
 
 #[test]
+fn a_table_that_is_locked_for_a_while() {
+    let world = World::new();
+    let held = Holder::of(&world.cluster, "shop", "LOCK big");
+    // Somebody waits for the table behind the one who has it.
+    let mut second = world.cluster.client("psql");
+    second.args(["-X", "-q", "-c", "SET application_name = 'second'; LOCK big", "-d", &world.cluster.conninfo("shop")]);
+    second.args(["-1"]);
+    let mut second = second.spawn().unwrap();
+    world.until_it_stands("^SET application_name|^LOCK big");
+    let dump = world.dump(&["--lock-wait", "300ms", "--lock-retry", "100"]).spawn();
+    let mut attempts = std::collections::BTreeSet::new();
+    let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ '^LOCK TABLE'";
+    until("three attempts are made", || {
+        attempts.extend(world.cluster.sql("postgres", waiting).lines().map(str::to_owned));
+        attempts.len() >= 3
+    });
+    // Of an attempt that failed nothing is left, and it does not stand in the queue.
+    until("an attempt has ended", || world.cluster.sql("postgres", waiting).is_empty());
+    drop(held);
+    assert!(second.wait().unwrap().success());
+    let outcome = Outcome::wait_for(dump).succeeds();
+    let said = [" of 101 met a locked table: dump database \"shop\", stage archive: ", "LOCK TABLE public.big"];
+    said.into_iter().for_each(|said| assert!(outcome.stderr.contains(said), "{said}\n{}", outcome.transcript()));
+    assert_eq!(world.files("dumps").len(), 5, "{:?}", world.files("dumps"));
+    world.recovers();
+}
+
+#[test]
 fn a_server_that_is_not_there_or_says_no() {
     let world = World::new();
     let retry = ["--connect-retry", "0", "-h", "127.0.0.1"];

@@ -17,9 +17,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::error::Kind;
+use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{
-    BackupWriter, Ending, FlatLayout, FlatStorage, Packing, Repository, StateDirectory, StoredName, SweepPlan, Verb,
-    remove_leftovers,
+    BackupWriter, Ending, FlatLayout, FlatStorage, Form, Packing, Repository, StateDirectory, StoredName, Sweep,
+    SweepPlan, Swept, Verb, remove_leftovers,
 };
 use pgkeep::storage::{
     CreateOnly, Fault, Key, LocalStorage, MemoryStorage, Missing, ObjectMeta, ObjectReader, ObjectWriter, Prefix,
@@ -222,7 +223,7 @@ async fn a_repository_lives_among_others_and_leaves_them_alone() {
         archive.write("archive".into()).await.unwrap();
         let meta = archive.finish().await.unwrap();
         assert_eq!(meta.key, backup.key(Ending::archive(Packing::PLAIN)), "as the caller calls it");
-        backup.put(Ending::Checksum { packing: Packing::PLAIN }, "sum".into()).await.unwrap();
+        backup.put(Ending::checksum(Form::Custom, Packing::PLAIN), "sum".into()).await.unwrap();
 
         let stem = backup.stem().clone();
         let dumps = if layout == FlatLayout::Directory { "data/" } else { "" };
@@ -290,7 +291,9 @@ async fn a_prune_spares_the_dumps_of_the_script() {
             flat.create(&dump(name), "x".into()).await.unwrap();
         }
         let lock = state.lock(repository.id(), &FlatLayout::instance(), Verb::Prune, SystemClock.now()).unwrap();
-        let swept = SweepPlan::default().execute(&repository, &state, &lock).await.unwrap();
+        let (mut swept, interrupt) = (Swept::default(), Interrupt::default());
+        let sweep = Sweep { repository: &repository, state: &state, lock: &lock, host: "db1", interrupt: &interrupt };
+        SweepPlan::default().execute(sweep, &mut swept).await.unwrap();
         let mut gone: Vec<String> = swept.objects.iter().map(|key| key.file_name().to_owned()).collect();
         gone.sort_unstable();
         assert_eq!(gone, ["shop_20250201T020304Z_db1.details.json.zst", "shop_20250201T020304Z_db1.dump"]);

@@ -1,6 +1,5 @@
 //! The life of backups in a repository: stored, listed, damaged, interrupted, taken away.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,10 +7,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use pgkeep::clock::{Clock, ManualClock, SystemClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind};
+use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{
     ArchiveFormat, BackupKind, BackupWriter, Catalogue, Checks, Client, Compression, Counts, Defect, DumpManifest,
-    DumpStem, Ending, Entry, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run,
-    RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredObject, SweepPlan, Verb, runs,
+    DumpStem, Ending, Entry, Form, Globals, GlobalsIncluded, InstanceName, Lock, Packing, RecordPlace, Repository, Run,
+    RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredObject, Sweep, SweepPlan,
+    Swept, Verb, runs,
 };
 use pgkeep::storage::{Effect, Fault, FaultyStorage, Injection, Key, LocalStorage, MemoryStorage, Missing, Operation};
 
@@ -69,9 +70,9 @@ impl House {
         Catalogue::read(&self.repository, None).await.unwrap()
     }
 
-    async fn prune(&self, remove: &[&DumpStem]) -> pgkeep::error::Result<pgkeep::repo::Swept> {
-        let plan = SweepPlan { remove: remove.iter().map(|stem| (*stem).clone()).collect::<BTreeSet<_>>() };
-        plan.execute(&self.repository, &self.state, &self.lock(Verb::Prune)).await
+    async fn prune(&self, remove: &[&DumpStem]) -> pgkeep::error::Result<Swept> {
+        let plan = SweepPlan { remove: remove.iter().map(|stem| ((*stem).clone(), None)).collect() };
+        sweep(&plan, &self.repository, &self.state, &self.lock(Verb::Prune)).await
     }
 
     fn keys(&self) -> Vec<String> {
@@ -83,11 +84,23 @@ impl House {
     }
 }
 
+async fn sweep(
+    plan: &SweepPlan,
+    repository: &Repository,
+    state: &StateDirectory,
+    lock: &Lock,
+) -> pgkeep::error::Result<Swept> {
+    let (mut swept, interrupt) = (Swept::default(), Interrupt::default());
+    plan.execute(Sweep { repository, state, lock, host: "db1", interrupt: &interrupt }, &mut swept)
+        .await
+        .map(|()| swept)
+}
+
 fn lock(repository: &Repository, state: &StateDirectory, verb: Verb) -> Lock {
     state.lock(repository.id(), &main_instance(), verb, start()).unwrap()
 }
 
-const ARCHIVE: Ending = Ending::Archive { packing: Packing::ZSTD, part: None };
+const ARCHIVE: Ending = Ending::whole(Form::Custom, Packing::ZSTD);
 
 async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
     let mut archive = writer.writer(ARCHIVE, None).await.unwrap();
@@ -95,7 +108,7 @@ async fn store_data(writer: &BackupWriter) -> Vec<StoredObject> {
     archive.finish().await.unwrap();
     vec![
         StoredObject::new(writer.stem(), ARCHIVE, Fingerprint::of(b"archive")),
-        writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await.unwrap(),
+        writer.put(Ending::checksum(Form::Custom, Packing::ZSTD), Bytes::from_static(b"sum")).await.unwrap(),
     ]
 }
 
@@ -191,8 +204,8 @@ async fn the_same_life_on_a_disk() {
         }
     }
     let prune = lock(&repository, &state, Verb::Prune);
-    let plan = SweepPlan { remove: stems.into_iter().map(|(stem, _)| stem).collect() };
-    assert_eq!(plan.execute(&repository, &state, &prune).await.unwrap().objects.len(), 10);
+    let plan = SweepPlan { remove: stems.into_iter().map(|(stem, _)| (stem, None)).collect() };
+    assert_eq!(sweep(&plan, &repository, &state, &prune).await.unwrap().objects.len(), 10);
     assert!(Catalogue::read(&repository, None).await.unwrap().entries.is_empty());
     assert_eq!(std::fs::read_dir(place.join("main/dumps")).unwrap().count(), 0);
 }
@@ -254,7 +267,7 @@ async fn try_backup(house: &House) -> Result<(), Error> {
         let archive = StoredObject::new(&stem, ARCHIVE, Fingerprint::of(b"archive"));
         Ok::<_, Error>(vec![
             archive,
-            writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await?,
+            writer.put(Ending::checksum(Form::Custom, Packing::ZSTD), Bytes::from_static(b"sum")).await?,
         ])
     };
     match stored.await {

@@ -15,7 +15,6 @@ use common::{Bucket, Cluster, PgVersion, Proxy, Weed, Workspace, count};
 use pgkeep::clock::SystemClock;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::{Context, Place, Status, copy, dump, report, restore, verify};
-use pgkeep::config::env_file::ExtraOptions;
 use pgkeep::config::environment::Environment;
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::Error;
@@ -110,15 +109,19 @@ impl World {
             connection: ConnectionFlags::default(),
             connect_retry: Duration::ZERO,
             databases: Databases::Named(vec!["shop".to_owned()]),
-            clients: Search { bin_dir: Some(self.cluster.bin_dir()), path: Vec::new() },
+            clients: Search { bin_dir: Some(self.cluster.bin_dir()), ..Search::default() },
+            format: pgkeep::repo::ArchiveFormat::Custom,
+            jobs: None,
             compress: dump::Compress::Zstd { level: 1 },
             threads: THREADS,
             split: None,
-            extra_options: ExtraOptions::default(),
+            filter: dump::Filter::default(),
+            pin: dump::Pin::default(),
             check: None,
             globals: dump::WantedGlobals::Include,
-            lock_wait: Duration::from_secs(60),
+            lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
             lineage: NewLineage::Refused,
+            replay: dump::Replay::Pause,
         };
         let plan = dump::plan(&self.context, &options).await.unwrap();
         match dump::execute(&self.context, &options, plan).await {
@@ -163,7 +166,12 @@ impl World {
     }
 
     async fn list(&mut self) {
-        let options = report::Options { repositories: vec![self.near(), self.far()], instance: None, database: None };
+        let options = report::Options {
+            repositories: vec![self.near(), self.far()],
+            instance: None,
+            database: None,
+            expected: Default::default(),
+        };
         match report::list(&self.context, &options).await {
             Ok(outcome) => self.failures.extend(outcome.error),
             Err(error) => self.failures.push(error),

@@ -1,18 +1,24 @@
 //! The clap tree. Parsing does nothing; every flag listed here works.
 
+mod choice;
+mod dump;
+mod pin;
+mod prune;
+pub mod restore;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
-use pgkeep::command::dump::{Compress, PartSize};
-use pgkeep::error::Error;
 
 use super::completion::backup_ids;
+pub use choice::ChoiceArgs;
+pub use dump::{CheckLevel, DumpArgs};
+pub use pin::PinArgs;
+pub use prune::{PruneArgs, RuleArgs};
 use restore::{ExistingArgs, PartArgs, RolesArgs};
-
-pub mod restore;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -21,6 +27,7 @@ Examples:
   pgkeep verify --deep latest --repo /backups
   pgkeep copy --missing --to s3://offsite/pgkeep --repo /backups
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups
+  pgkeep prune --keep-daily 7 --keep-weekly 4 --repo /backups
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 cannot connect, 4 a PostgreSQL tool failed, 5 storage failed, \
 6 verification failed, 7 locked, 8 no such backup, 9 refused for safety, 10 some items failed, 11 not verified, \
@@ -107,6 +114,7 @@ pub enum Work {
     Restore(RestoreVerb),
     Verify(VerifyArgs),
     Copy(CopyArgs),
+    Prune(PruneArgs),
     Report(ReportArgs),
     Check(CheckArgs),
 }
@@ -136,80 +144,6 @@ pub struct ConnectionArgs {
     pub bin_dir: Option<PathBuf>,
 }
 
-/// Dump databases into a repository, proven before it counts
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  pgkeep dump -d shop --repo /backups
-  pgkeep dump -h db.example.com -U backup --all --repo /backups --instance site
-  pgkeep dump --repo /backups \\
-    -d 'postgresql://backup@db.example.com/shop?sslmode=verify-full'
-  pgkeep dump -d shop --repo /backups --repo s3://offsite/pgkeep
-  pgkeep dump -d shop --repo 'oss://backups/pg?region=cn-hangzhou'
-  pgkeep dump --all --config /etc/pgkeep/site.toml
-  pgkeep dump -d shop --repo /backups --split 2G
-  pgkeep dump -d shop --repo /backups --dry-run
-  pgkeep dump -d shop --to-file shop.dump
-
-The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
-pub struct DumpArgs {
-    /// A database (name, URI or keyword string); may be repeated. Without it: PGDATABASE
-    #[arg(short, long, value_name = "DATABASE", conflicts_with = "all")]
-    pub dbname: Vec<String>,
-
-    /// Every database but postgres and the templates
-    #[arg(long)]
-    pub all: bool,
-
-    /// Write an archive of pg_dump to a new file, or to standard output with `-`, and store nothing in a repository
-    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::FilePath,
-          conflicts_with_all = ["all", "repo", "split", "check", "threads", "no_globals", "new_lineage", "dry_run"])]
-    pub to_file: Option<PathBuf>,
-
-    /// Compression: zstd or zstd:LEVEL (1 to 19); gzip:LEVEL (0 to 9) leaves it to pg_dump (default: zstd:3)
-    #[arg(long, value_name = "METHOD", value_parser = compress)]
-    pub compress: Option<Compress>,
-
-    /// Store the archive in numbered parts of at most this size: 500M, 2G (powers of 1024), 2GB (of 1000)
-    #[arg(long, value_name = "SIZE", value_parser = part_size)]
-    pub split: Option<PartSize>,
-
-    /// Threads that compress (default: the processors of this machine, at most 8)
-    #[arg(long, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
-
-    /// What must be proven before the backup counts (default: read-back in a directory, decode elsewhere)
-    #[arg(long, value_name = "LEVEL")]
-    pub check: Option<CheckLevel>,
-
-    /// Leave out roles, memberships and tablespaces
-    #[arg(long)]
-    pub no_globals: bool,
-
-    /// Give up if a table stays locked by others this long (0: never)
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub lock_wait: Duration,
-
-    /// Accept a PostgreSQL cluster that this instance has not held before
-    #[arg(long)]
-    pub new_lineage: bool,
-
-    /// Print what would be done and store nothing
-    #[arg(long)]
-    pub dry_run: bool,
-
-    #[command(flatten)]
-    pub connection: ConnectionArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CheckLevel {
-    /// Every compressed block is decoded again and compared before it is stored
-    Decode,
-    /// And the stored archive is read again and decoded to its end
-    ReadBack,
-}
-
 /// Restore a backup
 #[derive(Debug, Subcommand)]
 pub enum RestoreVerb {
@@ -226,6 +160,7 @@ Examples:
   pgkeep restore dump latest -d shop --into shop_copy \\
     --repo /backups --repo s3://offsite/pgkeep
   pgkeep restore dump latest -d shop --to-file shop.dump --repo /backups
+  pgkeep restore dump latest --instance site -d shop --to-instance spare
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run
   pgkeep restore dump latest -d shop --list --repo /backups
   pgkeep restore dump latest -d shop -t public.orders --into-existing --repo /backups
@@ -251,9 +186,14 @@ pub struct RestoreDumpArgs {
     #[arg(long, value_name = "DATABASE")]
     pub into: Option<String>,
 
-    /// The server to restore to, as a URI or keyword string (default: the one that -h, -p, -U and PG* name)
+    /// The server to restore to, as a URI or keyword string (default: that of the configured instance that was dumped,
+    /// else the one that -h, -p, -U and PG* name)
     #[arg(long, value_name = "URI")]
     pub to: Option<String>,
+
+    /// The configured instance whose server to restore to
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "to_file"])]
+    pub to_instance: Option<String>,
 
     /// Write the plain pg_dump archive to a file, or to standard output with `-`, and restore nothing
     #[arg(long, value_name = "PATH", conflicts_with_all = ["into", "to", "jobs", "analyze"])]
@@ -434,15 +374,21 @@ pub enum ReportView {
 Examples:
   pgkeep check -d shop --repo /backups
   pgkeep check -h db.example.com -U backup --all --repo /backups
+  pgkeep check --all-instances --config /etc/pgkeep/fleet.toml
   pgkeep check --repo s3://offsite/pgkeep")]
 pub struct CheckArgs {
-    /// A database (name, URI or keyword string); may be repeated. Without it: PGDATABASE
+    /// A database (name, URI or keyword string); may be repeated. Without it: those that the configuration lists, else
+    /// PGDATABASE
     #[arg(short, long, value_name = "DATABASE", conflicts_with = "all")]
     pub dbname: Vec<String>,
 
-    /// Every database but postgres and the templates
+    /// Every database but postgres and the templates, and those that the configuration excludes
     #[arg(long)]
     pub all: bool,
+
+    /// Every configured instance, one after the other, each with its configured databases
+    #[arg(long, conflicts_with_all = ["dbname", "host", "port", "username"])]
+    pub all_instances: bool,
 
     #[command(flatten)]
     pub connection: ConnectionArgs,
@@ -460,28 +406,6 @@ fn duration(text: &str) -> Result<Duration, String> {
         unit => return Err(format!("{unit:?} is not a unit of time: use ms, s, m or h")),
     };
     milliseconds.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
-}
-
-/// `zstd`, `zstd:LEVEL`, `gzip` or `gzip:LEVEL`; without a level that of the tool.
-fn compress(text: &str) -> Result<Compress, String> {
-    let (method, level) = match text.split_once(':') {
-        None => (text, None),
-        Some((method, level)) => (method, Some(level.parse::<u8>().ok())),
-    };
-    match (method, level) {
-        ("zstd", None) => Ok(Compress::Zstd { level: 3 }),
-        ("zstd", Some(Some(level @ 1..=19))) => Ok(Compress::Zstd { level: level.into() }),
-        ("gzip", None) => Ok(Compress::ByPgDump { level: 6 }),
-        ("gzip", Some(Some(level @ 0..=9))) => Ok(Compress::ByPgDump { level }),
-        _ => Err(format!("{text:?} is not zstd, zstd:1 to zstd:19, gzip or gzip:0 to gzip:9")),
-    }
-}
-
-fn part_size(text: &str) -> Result<PartSize, String> {
-    text.parse().map_err(|error: Error| match error.next_step() {
-        Some(hint) => format!("{error}: {hint}"),
-        None => error.to_string(),
-    })
 }
 
 #[cfg(test)]
@@ -648,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_levels_are_read() {
+    fn durations_are_read() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
@@ -656,13 +580,6 @@ mod tests {
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
         for wrong in ["", "s", "-1", "1.5s", "1d", "99999999999999999999", "18446744073709551615h", "1 s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
-        }
-        let zstd = |level| Ok(Compress::Zstd { level });
-        assert_eq!((compress("zstd"), compress("zstd:19")), (zstd(3), zstd(19)));
-        let gzip = |level| Ok(Compress::ByPgDump { level });
-        assert_eq!((compress("gzip"), compress("gzip:0"), compress("gzip:9")), (gzip(6), gzip(0), gzip(9)));
-        for wrong in ["", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "3", "gzip:", "gzip:10", "gzip:-1", "lz4", "none"] {
-            assert!(compress(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -167,6 +167,7 @@ async fn perform(screen: &mut Screen, context: &Context, request: &Request, work
         Work::Restore(verb) => verbs::restore(screen, context, request, verb).await,
         Work::Verify(args) => verbs::verify(screen, context, request, args).await,
         Work::Copy(args) => verbs::copy(screen, context, request, args).await,
+        Work::Prune(args) => verbs::prune(screen, context, request, args).await,
         Work::Report(args) => verbs::report(screen, context, request, args).await,
         Work::Check(args) => verbs::check(screen, context, request, args).await,
     }
@@ -193,6 +194,7 @@ fn name_of_work(work: &Work) -> &'static str {
         Work::Restore(RestoreVerb::Dump(_)) => "restore dump",
         Work::Verify(_) => "verify",
         Work::Copy(_) => "copy",
+        Work::Prune(_) => "prune",
         Work::Report(_) => "report",
         Work::Check(_) => "check",
     }
@@ -203,7 +205,7 @@ fn request(common: Common, environment: &Environment, screen: &Screen) -> Result
     let flags = Flags { config: common.config.clone(), repositories: common.repo.clone() };
     let configuration = load(&flags, environment)?;
     configuration.notices.iter().for_each(|notice| screen.notice(notice));
-    Request::new(common, configuration)
+    Request::new(common, configuration, environment)
 }
 
 /// The surroundings of a command. The log of the env file is written by what the script did: dumps.
@@ -279,7 +281,7 @@ impl Screen {
     }
 
     /// What its user should know before anything starts; with `--json`, too, since it is no part of the answer.
-    fn notice(&self, notice: &str) {
+    pub fn notice(&self, notice: &str) {
         if !self.quiet {
             output::say(&output::harmless(notice));
         }

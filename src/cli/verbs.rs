@@ -3,31 +3,35 @@
 mod check;
 mod copy;
 mod dump;
+mod instance;
+mod prune;
 mod report;
 mod restore;
 mod verify;
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use pgkeep::config::directories;
 use pgkeep::config::environment::Environment;
 use pgkeep::config::file::ConfiguredRepository;
 use pgkeep::config::load::{self, Configuration, Origin, Source};
-use pgkeep::error::{Error, Kind, Result};
+use pgkeep::error::{Error, Result};
 use pgkeep::pg::conninfo::ConnectionFlags;
 use pgkeep::pg::tools::Search;
-use pgkeep::repo::InstanceName;
 
 use super::arguments::{Common, ConnectionArgs};
 use super::output::harmless;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::finding::Finding;
+use pgkeep::command::instance::Instance;
 use pgkeep::command::{Context, Place};
 
 pub use check::check;
 pub use copy::copy;
 pub use dump::{dump, report_unbegun};
+pub use prune::prune;
 pub use report::report;
 pub use restore::restore;
 pub use verify::verify;
@@ -43,13 +47,18 @@ pub struct Request {
     repositories: Vec<Place>,
     /// Those that have names.
     named: Vec<ConfiguredRepository>,
+    /// Those that are configured.
+    instances: Vec<Instance>,
     /// The env file, where it is in force.
     pub drop_in: Option<DropIn>,
 }
 
 impl Request {
-    pub fn new(common: Common, configuration: Configuration) -> Result<Self> {
-        let Configuration { origin, source, named, notices: _ } = configuration;
+    pub fn new(common: Common, configuration: Configuration, environment: &Environment) -> Result<Self> {
+        let Configuration { origin, source, named, instances, notices: _ } = configuration;
+        let file = origin.path().unwrap_or(Path::new(""));
+        let instances =
+            instances.iter().map(|one| Instance::configured(one, file, environment)).collect::<Result<_>>()?;
         let (repositories, drop_in) = match source {
             Source::Repositories(configured) => (places(&configured)?, None),
             Source::EnvFile(env_file) => {
@@ -57,12 +66,20 @@ impl Request {
                 (drop_in.places(), Some(drop_in))
             }
         };
-        Ok(Self { common, origin, repositories, named, drop_in })
+        Ok(Self { common, origin, repositories, named, instances, drop_in })
     }
 }
 
-/// The repositories that a command needs.
+/// The repositories that a reading verb looks into: those of the instance that it is limited to.
 fn repositories(request: &Request) -> Result<Vec<Place>> {
+    match instance::named(request)?.and_then(|name| instance::configured(request, &name)) {
+        Some(instance) => instance::repositories(request, instance),
+        None => all_repositories(request),
+    }
+}
+
+/// Those of the configuration, or of `--repo`.
+fn all_repositories(request: &Request) -> Result<Vec<Place>> {
     if request.repositories.is_empty() {
         let hint = match request.origin.path() {
             Some(path) => format!("{} configures none; name a directory, such as --repo /backups", path.display()),
@@ -108,30 +125,6 @@ fn places(configured: &[ConfiguredRepository]) -> Result<Vec<Place>> {
     Ok(places)
 }
 
-/// The instance that a writing verb works on.
-fn instance(request: &Request) -> Result<InstanceName> {
-    named_instance(request)?.map_or_else(|| parse_instance("main"), Ok)
-}
-
-/// The instance that a reading verb is limited to.
-fn named_instance(request: &Request) -> Result<Option<InstanceName>> {
-    let named = request.common.instance.as_deref().map(parse_instance).transpose()?;
-    let (Some(instance), Some(_)) = (&named, &request.drop_in) else { return Ok(named) };
-    if *instance == DropIn::instance() {
-        return Ok(named);
-    }
-    Err(Error::usage(format!("there is no instance {instance} by BACKUP_ENV_FILE"))
-        .hint("leave --instance out, or name a repository with --repo"))
-}
-
-fn parse_instance(name: &str) -> Result<InstanceName> {
-    name.parse().map_err(|error| {
-        Error::new(Kind::Usage, format!("--instance {name:?}"))
-            .because(error)
-            .hint("an instance is named with lower-case letters, digits, - and _, such as site-2")
-    })
-}
-
 fn flags(args: &ConnectionArgs) -> ConnectionFlags {
     ConnectionFlags {
         host: args.host.clone(),
@@ -141,26 +134,26 @@ fn flags(args: &ConnectionArgs) -> ConnectionFlags {
     }
 }
 
-/// The server that is backed up.
-fn source_flags(request: &Request, args: &ConnectionArgs) -> ConnectionFlags {
+/// The server that is backed up; a tunnel to it is not part of this.
+fn source_flags(request: &Request, args: &ConnectionArgs, instance: &Instance) -> ConnectionFlags {
     let typed = flags(args);
     match &request.drop_in {
         Some(drop_in) => drop_in.connection(typed),
-        None => typed,
+        None => ConnectionFlags { instance: instance.server.clone(), ..typed },
     }
 }
 
 /// The databases that are backed up.
-fn databases(request: &Request, all: bool, named: Vec<String>) -> Databases {
-    let typed = if all { Databases::All } else { Databases::Named(named) };
+fn databases(request: &Request, all: bool, named: Vec<String>, instance: &Instance) -> Databases {
+    let typed = if all { Databases::All { but: Vec::new() } } else { Databases::Named(named) };
     match &request.drop_in {
         Some(drop_in) => drop_in.databases(typed),
-        None => typed,
+        None => instance.databases(typed),
     }
 }
 
-fn clients(context: &Context, args: &ConnectionArgs) -> Search {
-    Search { bin_dir: args.bin_dir.clone(), path: directories::path(&context.environment) }
+fn clients(context: &Context, args: &ConnectionArgs, instance: &Instance) -> Search {
+    instance.clients(args.bin_dir.as_deref(), directories::path(&context.environment))
 }
 
 /// The processors of this machine, within reason.

@@ -64,6 +64,14 @@ impl Finding {
         }
     }
 
+    /// Of several instances, the one whose server it is about. What is no server's stays as it is.
+    pub fn of_instance(mut self, instance: &str) -> Self {
+        if ["postgres.", "rights."].iter().any(|part| self.id.starts_with(part)) && self.subject != instance {
+            self.subject = format!("{instance}/{}", self.subject);
+        }
+        self
+    }
+
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self

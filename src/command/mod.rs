@@ -7,11 +7,15 @@ pub mod databases;
 pub mod drop_in;
 pub mod dump;
 pub mod finding;
+pub mod instance;
 mod place;
+pub mod prune;
 mod reading;
+mod replay;
 pub mod report;
 pub mod restore;
 mod stage;
+mod staging;
 pub mod verify;
 
 use std::path::PathBuf;
@@ -115,6 +119,16 @@ pub trait Item {
     fn error(&self) -> Option<&Error>;
     /// The id or name of the item, for the sentence that counts failures.
     fn name(&self) -> &str;
+}
+
+impl<I: Item> Item for &I {
+    fn error(&self) -> Option<&Error> {
+        I::error(self)
+    }
+
+    fn name(&self) -> &str {
+        I::name(self)
+    }
 }
 
 impl<I: Item> Outcome<I> {

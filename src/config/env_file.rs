@@ -6,7 +6,7 @@
 
 mod assignments;
 mod endpoint;
-mod extra_options;
+pub mod extra_options;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -233,7 +233,7 @@ fn directories(values: &Values<'_>) -> Result<Directories> {
 
 fn extra_options(values: &Values<'_>) -> Result<ExtraOptions> {
     let Some(value) = values.get("PG_DUMP_EXTRA_OPTS")? else { return Ok(ExtraOptions::default()) };
-    extra_options::parse(value.text)
+    extra_options::parse(value.text, extra_options::Place::EnvFile)
         .map_err(|objection| value.wrong(&format!("cannot be used: {}", objection.what)).hint(objection.instead))
 }
 

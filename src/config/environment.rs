@@ -41,6 +41,19 @@ impl Environment {
         self
     }
 
+    /// This environment without the variables of these names.
+    pub fn without(mut self, names: &[&str]) -> Self {
+        self.variables.retain(|name, _| !names.iter().any(|gone| name == *gone));
+        self
+    }
+
+    /// What programs get that are neither ours nor PostgreSQL's: the caller's environment without what concerns PostgreSQL
+    /// and us, and without our own keys.
+    pub fn of_others(&self) -> BTreeMap<OsString, OsString> {
+        let kept = |name: &OsStr| !name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("OSS_"));
+        self.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
     /// A variable, also when it is empty; `None` where it is unset or not UTF-8 (see [`Environment::is_garbled`]).
     pub fn get(&self, name: &str) -> Option<&str> {
         self.get_os(name)?.to_str()
@@ -93,6 +106,16 @@ mod tests {
         assert_eq!(environment.get("NONE"), None);
         assert_eq!(environment.home(), Some(Path::new("/home/a")));
         assert!(!format!("{environment:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn others_get_nothing_of_postgresql_and_none_of_our_keys() {
+        let names = ["PGPASSWORD", "PGKEEP_CONFIG", "OSS_ACCESS_KEY_SECRET", "KUBECONFIG", "PATH"];
+        let environment = Environment::from_pairs(names.map(|name| (name, "x")));
+        let kept: Vec<OsString> = environment.of_others().into_keys().collect();
+        assert_eq!(kept, ["KUBECONFIG", "PATH"]);
+        let environment = environment.without(&["PATH", "NONE"]);
+        assert_eq!((environment.get("PATH"), environment.get("PGPASSWORD")), (None, Some("x")));
     }
 
     #[test]

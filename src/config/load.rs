@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::env_file::EnvFile;
 use super::environment::Environment;
-use super::file::{ConfigFile, ConfiguredRepository, Credentials};
+use super::file::{ConfigFile, ConfiguredInstance, ConfiguredRepository, Credentials};
 use crate::error::{Error, Result};
 
 /// What the command line says of it.
@@ -27,6 +27,7 @@ pub struct Configuration {
     pub source: Source,
     /// Every repository of the configuration file, in force or not: they have names.
     pub named: Vec<ConfiguredRepository>,
+    pub instances: Vec<ConfiguredInstance>,
     /// What its user should know before anything starts, a line each.
     pub notices: Vec<String>,
 }
@@ -59,6 +60,19 @@ impl Origin {
             Self::Nothing => None,
             Self::Flag(path) | Self::Variable(path) | Self::Default(path) | Self::EnvFile(path) => Some(path),
         }
+    }
+}
+
+impl Origin {
+    /// The next step after a file could not be read, by who named it.
+    fn advised(&self, error: Error) -> Error {
+        let hint = match self {
+            _ if error.next_step().is_some() => return error,
+            Self::Flag(_) => "--config names it: correct its path, or leave --config out",
+            Self::Variable(_) => "PGKEEP_CONFIG names it: correct its path, or unset it",
+            Self::Nothing | Self::Default(_) | Self::EnvFile(_) => return error,
+        };
+        error.hint(hint)
     }
 }
 
@@ -95,7 +109,7 @@ fn load_with_default(flags: &Flags, environment: &Environment, default_file: &Pa
             None => {
                 let read = EnvFile::read(&env_file, environment)?;
                 let (origin, source) = (Origin::EnvFile(env_file), Source::EnvFile(Box::new(read)));
-                return Ok(Configuration { origin, source, named: Vec::new(), notices });
+                return Ok(Configuration { origin, source, named: Vec::new(), instances: Vec::new(), notices });
             }
             Some(flag) => notices.push(format!("BACKUP_ENV_FILE is set and not used: {flag} takes its place")),
         }
@@ -107,13 +121,14 @@ fn load_with_default(flags: &Flags, environment: &Environment, default_file: &Pa
         (None, None) if default_file.try_exists().unwrap_or(true) => Origin::Default(default_file.to_owned()),
         (None, None) => Origin::Nothing,
     };
-    let named = origin.path().map(ConfigFile::read).transpose()?.map(|file| file.repositories).unwrap_or_default();
+    let file = origin.path().map(ConfigFile::read).transpose().map_err(|error| origin.advised(error))?;
+    let (named, instances) = file.map(|file| (file.repositories, file.instances)).unwrap_or_default();
     let repositories = if flags.repositories.is_empty() {
         named.clone()
     } else {
         flags.repositories.iter().map(|typed| repository(typed, &named)).collect::<Result<_>>()?
     };
-    Ok(Configuration { origin, source: Source::Repositories(repositories), named, notices })
+    Ok(Configuration { origin, source: Source::Repositories(repositories), named, instances, notices })
 }
 
 /// What is typed for a repository: an address, or the name of one in `named`, which is a word without `/` and `:`.

@@ -1,6 +1,7 @@
 //! What a caller tells us: the environment, connection sources, secrets. The only module that reads the environment.
 
 pub mod directories;
+pub mod duration;
 pub mod env_file;
 pub mod environment;
 pub mod file;

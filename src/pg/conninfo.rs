@@ -1,13 +1,14 @@
 //! Where to connect, as whom, and how, found the way `psql` finds it.
 //!
-//! Sources, strongest first: the connection string given as database name, the other flags, the service file, the
-//! environment, defaults. (That a connection string beats `-h` is libpq's rule, and so it is ours.)
+//! Sources, strongest first: the connection string given as database name, the other flags, the connection string of
+//! the configured instance, the service file, the environment, defaults. (That a connection string beats `-h` is libpq's rule, and so it is ours.)
 //!
 //! Known and without effect, because no session of ours depends on it: `client_encoding` (we speak UTF-8, and a child
 //! that inherited it would write dumps in that encoding), `sslcompression`, `krbsrvname`, `gsslib`, `gssdelegation`
 //! (we speak no GSSAPI), `fallback_application_name` (psql overrides it with its own name, and so do we),
 //! `max_protocol_version` (we speak 3.0), and the variables PGDATESTYLE, PGTZ and PGGEQO.
 
+mod instance;
 mod keyword;
 pub(in crate::pg) mod passfile;
 mod security;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use instance::{HoldsPassword, InstanceServer};
 use keyword::{KEYWORDS, Settings};
 pub use security::{
     ChannelBinding, Negotiation, RootCertificates, ServerNameIndication, SslMode, TlsSettings, TlsVersion,
@@ -27,6 +29,7 @@ pub use text::quote_conninfo_value;
 use crate::config::environment::Environment;
 use crate::config::secret::Secret;
 use crate::error::{Error, Result};
+use crate::pg::password::PasswordSource;
 
 /// What the command line says. An empty value counts as none.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +41,8 @@ pub struct ConnectionFlags {
     pub dbname: Option<String>,
     /// A name and nothing but a name, whatever characters it has; beats every other source of a database name.
     pub database: Option<String>,
+    /// What the configuration says.
+    pub instance: Option<InstanceServer>,
 }
 
 /// Which server of several will do.
@@ -89,13 +94,23 @@ pub struct HostTarget {
     /// `hostaddr`: where to connect without asking for `host`.
     pub address: Option<String>,
     pub port: u16,
+    /// The port on this host where a tunnel to it begins; then nothing else of it is looked at to connect.
+    pub tunnel_port: Option<u16>,
     pub password: Option<Secret>,
 }
 
 impl HostTarget {
     /// Whether `host` is the directory of a Unix socket, or an abstract one.
     pub fn is_socket(&self) -> bool {
-        self.address.is_none() && is_socket(&self.host)
+        self.address.is_none() && self.tunnel_port.is_none() && is_socket(&self.host)
+    }
+
+    /// The name or address, and the port, to open a TCP connection to.
+    pub fn dialled(&self) -> (&str, u16) {
+        match self.tunnel_port {
+            Some(port) => ("127.0.0.1", port),
+            None => (self.address.as_deref().unwrap_or(&self.host), self.port),
+        }
     }
 }
 
@@ -121,6 +136,8 @@ pub struct ConnectTarget {
     pub channel_binding: ChannelBinding,
     /// The account that the server of a Unix socket must run as.
     pub require_peer: Option<String>,
+    /// Where each connection gets its password; the hosts have none then.
+    pub password: Option<PasswordSource>,
     /// What was passed over and should be known, such as a password file that others may read.
     pub warnings: Vec<String>,
 }
@@ -130,7 +147,7 @@ impl ConnectTarget {
     ///
     /// Errors are of [`crate::error::Kind::Usage`] and never show a password.
     pub fn resolve(flags: &ConnectionFlags, environment: &Environment) -> Result<Self> {
-        let settings = gather(flags, environment)?;
+        let (settings, written_password) = gather(flags, environment)?;
         let mut warnings = Vec::new();
         let tls = TlsSettings::resolve(&settings, environment, &mut warnings)?;
         let user = match settings.filled("user").or(environment.account()) {
@@ -145,8 +162,18 @@ impl ConnectTarget {
             None => (user.clone(), DatabaseChoice::RoleName),
         };
         let mut hosts = hosts(&settings)?;
-        find_passwords(&mut hosts, &settings, environment, (&dbname, &user), &mut warnings);
+        let instance = flags.instance.as_ref();
+        if let Some(port) = instance.and_then(|instance| instance.tunnel_port) {
+            lead_through_tunnel(&mut hosts, port)?;
+        }
+        let password = instance.and_then(|instance| instance.password.clone());
+        // That of the environment may be another server's.
+        let password = password.filter(|_| written_password.is_none());
+        if password.is_none() {
+            find_passwords(&mut hosts, &settings, environment, (&dbname, &user), &mut warnings);
+        }
         Ok(Self {
+            password,
             hosts,
             options: settings.filled("options").map(str::to_owned),
             application_name: settings.filled("application_name").map(str::to_owned),
@@ -166,6 +193,11 @@ impl ConnectTarget {
 }
 
 impl ConnectTarget {
+    /// Whether anything but the role's name names the database.
+    pub fn names_database(&self) -> bool {
+        self.database_choice == DatabaseChoice::Named
+    }
+
     /// This target, unless its database was named by nothing: an unset variable in `-d "$database"` must not end with a
     /// backup of one that nobody wants.
     pub fn of_named_database(self) -> Result<Self> {
@@ -177,7 +209,8 @@ impl ConnectTarget {
     }
 }
 
-fn gather(flags: &ConnectionFlags, environment: &Environment) -> Result<Settings> {
+/// Everything that is said, and the password that somebody wrote down for this connection.
+fn gather(flags: &ConnectionFlags, environment: &Environment) -> Result<(Settings, Option<String>)> {
     let mut settings = Settings::default();
     for (key, value) in [("host", &flags.host), ("port", &flags.port), ("user", &flags.user)] {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
@@ -189,12 +222,15 @@ fn gather(flags: &ConnectionFlags, environment: &Environment) -> Result<Settings
         Some(string) if text::is_connection_string(string) => settings.overlay(text::parse(string)?),
         Some(name) => settings.set("dbname", name)?,
     }
+    let rest = flags.instance.as_ref().map(|instance| instance.complete(&mut settings, environment)).transpose()?;
+    let environment = rest.as_ref().unwrap_or(environment);
     service::apply(&mut settings, environment)?;
+    let written_password = settings.filled("password").map(str::to_owned);
     add_environment(&mut settings, environment)?;
     if let Some(name) = flags.database.as_deref().filter(|name| !name.is_empty()) {
         settings.set("dbname", name)?;
     }
-    Ok(settings)
+    Ok((settings, written_password))
 }
 
 fn add_environment(settings: &mut Settings, environment: &Environment) -> Result<()> {
@@ -221,6 +257,20 @@ fn is_socket(host: &str) -> bool {
 fn default_socket_directory() -> &'static str {
     const PACKAGED: &str = "/var/run/postgresql";
     if Path::new(PACKAGED).is_dir() { PACKAGED } else { "/tmp" }
+}
+
+/// The name stays, so that a certificate is held against it.
+fn lead_through_tunnel(hosts: &mut [HostTarget], port: u16) -> Result<()> {
+    match hosts {
+        [host] if !is_socket(&host.host) => {
+            host.tunnel_port = Some(port);
+            Ok(())
+        }
+        [_] => Err(Error::usage("a tunnel leads to no socket of this host")
+            .hint("name in conninfo the server at the other end of the tunnel, such as host=localhost")),
+        _ => Err(Error::usage("a tunnel leads to one server, and conninfo names several")
+            .hint("give each server an instance and a tunnel of its own")),
+    }
 }
 
 fn list(settings: &Settings, key: &str) -> Option<Vec<String>> {
@@ -255,7 +305,13 @@ fn hosts(settings: &Settings) -> Result<Vec<HostTarget>> {
                     .hint("write a name into host, not into hostaddr"));
             }
             let port = port(if ports.len() == 1 { &ports[0] } else { &ports[at] })?;
-            Ok(HostTarget { host, address: Some(address).filter(|a| !a.is_empty()), port, password: None })
+            Ok(HostTarget {
+                host,
+                address: Some(address).filter(|a| !a.is_empty()),
+                port,
+                tunnel_port: None,
+                password: None,
+            })
         })
         .collect()
 }

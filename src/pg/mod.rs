@@ -3,8 +3,12 @@
 pub mod archive;
 pub mod conninfo;
 pub mod database;
+mod foreign;
 pub mod ident;
+pub mod password;
+pub mod replay;
 pub mod script;
 pub mod session;
 pub mod tls;
 pub mod tools;
+pub mod tunnel;

@@ -58,8 +58,9 @@ impl Default for SessionOptions {
 pub struct Endpoint {
     /// The name, socket directory or abstract socket as given; empty where only an address was given.
     pub host: String,
-    /// The address behind the name; `None` on a Unix socket.
+    /// The address behind the name, or where the tunnel to it begins; `None` on a Unix socket.
     pub address: Option<SocketAddr>,
+    /// The server's own, whatever a tunnel makes of it.
     pub port: u16,
     pub user: String,
     pub dbname: String,
@@ -110,6 +111,8 @@ impl Session {
     /// Dropping the future closes whatever was open. Errors are of [`Kind::Connect`] and name each place tried with
     /// its own cause.
     pub async fn connect(target: &ConnectTarget, options: &SessionOptions) -> Result<Self> {
+        let fetched = with_password(target).await?;
+        let target = fetched.as_ref().unwrap_or(target);
         let deadline = Instant::now() + options.retry_budget;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -180,6 +183,15 @@ impl Session {
         drop(self.client);
         self.background.finish().await;
     }
+}
+
+/// The target with the password of now, if one has to be fetched.
+async fn with_password(target: &ConnectTarget) -> Result<Option<ConnectTarget>> {
+    let Some(source) = &target.password else { return Ok(None) };
+    let password = source.fetch().await?;
+    let mut target = target.clone();
+    target.hosts.iter_mut().for_each(|host| host.password = Some(password.clone()));
+    Ok(Some(target))
 }
 
 /// `None` where `work` takes longer than `limit`.

@@ -1,17 +1,22 @@
 //! The PostgreSQL client programs: which are installed, which fits a server.
 //!
 //! A client older than the server refuses to dump, or worse; a newer one always can. So the newest `pg_dump` at or
-//! above the server's major version is used, of `bin_dir`, `PATH` and Debian's `/usr/lib/postgresql/*/bin`.
+//! above the server's major version is used, of `bin_dir`, `PATH` and Debian's `/usr/lib/postgresql/*/bin`. Where a prefix
+//! runs them in other surroundings, those there are used.
+
+mod elsewhere;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::session::ChildConnection;
+use super::conninfo::ConnectTarget;
+use super::session::{ChildConnection, Endpoint};
 use crate::config::environment::Environment;
 use crate::error::{Error, Kind, Result};
 use crate::process::{Program, find_program};
+pub use elsewhere::Prefix;
 
 /// Where Debian and Ubuntu install the real programs; `/usr/bin/pg_dump` there is a wrapper with rules of its own.
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -59,18 +64,72 @@ impl fmt::Display for ToolVersion {
     }
 }
 
-/// One directory with client programs of one version.
+/// Client programs of one version.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    directory: PathBuf,
+    place: Place,
     pub version: ToolVersion,
 }
 
+/// Where client programs are run.
+#[derive(Clone, Debug)]
+enum Place {
+    /// In a directory of this host.
+    Here(PathBuf),
+    /// Behind a prefix, in a directory that is there or by `PATH`.
+    Elsewhere { prefix: Prefix, directory: Option<PathBuf> },
+}
+
 impl Tools {
-    /// The path of one of the programs, or the error that names it.
+    /// The path of one of the programs, or the error that names it. What is elsewhere is not looked for.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
-        find_program(name, std::slice::from_ref(&self.directory))
-            .ok_or_else(|| missing(name).because(format!("{} does not have it", self.directory.display())))
+        match &self.place {
+            Place::Here(directory) => find_program(name, std::slice::from_ref(directory))
+                .ok_or_else(|| missing(name).because(format!("{} does not have it", directory.display()))),
+            Place::Elsewhere { directory, .. } => Ok(elsewhere::path(directory.as_deref(), name)),
+        }
+    }
+
+    /// Whether the programs see other files than we do, so that they can be told of none.
+    pub fn are_elsewhere(&self) -> bool {
+        matches!(self.place, Place::Elsewhere { .. })
+    }
+
+    /// What they need to reach the server that a session has reached.
+    pub fn connection(&self, target: &ConnectTarget, endpoint: &Endpoint, scratch: &Path) -> Result<ChildConnection> {
+        match self.place {
+            Place::Here(_) => ChildConnection::new(target, endpoint, scratch),
+            Place::Elsewhere { .. } => Ok(ChildConnection::elsewhere(target, endpoint)),
+        }
+    }
+
+    /// One of the programs with a connection, and with `more` in its environment.
+    pub fn client(
+        &self,
+        name: &str,
+        ours: &Environment,
+        connection: &ChildConnection,
+        more: &[(&str, &str)],
+    ) -> Result<Program> {
+        let program = self.program(name)?;
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        match &self.place {
+            Place::Here(_) => {
+                let mut environment = environment(ours, connection);
+                environment.extend(more.map(|(name, value)| (name.into(), value.into())));
+                Ok(Program::new(program, environment).inheriting(connection.password_file()))
+            }
+            Place::Elsewhere { prefix, .. } => prefix.client(&program, connection, more),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(directory) => directory.display().fmt(f),
+            Self::Elsewhere { prefix, .. } => prefix.fmt(f),
+        }
     }
 }
 
@@ -81,6 +140,8 @@ pub struct Search {
     pub bin_dir: Option<PathBuf>,
     /// The directories of `PATH`.
     pub path: Vec<PathBuf>,
+    /// Runs the programs elsewhere; then `path` says nothing.
+    pub prefix: Option<Prefix>,
 }
 
 impl Search {
@@ -95,13 +156,24 @@ impl Search {
         directories
     }
 
+    /// Every place that has a `pg_dump`, with the program.
+    fn places(&self) -> Vec<(Place, PathBuf)> {
+        if let Some(prefix) = &self.prefix {
+            let program = elsewhere::path(self.bin_dir.as_deref(), "pg_dump");
+            return vec![(Place::Elsewhere { prefix: prefix.clone(), directory: self.bin_dir.clone() }, program)];
+        }
+        let found = self.directories().into_iter().filter_map(|directory| {
+            find_program("pg_dump", std::slice::from_ref(&directory)).map(|pg_dump| (Place::Here(directory), pg_dump))
+        });
+        found.collect()
+    }
+
     /// Every installed set of client programs, newest first.
     pub async fn installed(&self) -> Vec<Tools> {
         let mut found: Vec<Tools> = Vec::new();
-        for directory in self.directories() {
-            let Some(pg_dump) = find_program("pg_dump", std::slice::from_ref(&directory)) else { continue };
-            if let Ok(version) = version_of(&pg_dump).await {
-                found.push(Tools { directory, version });
+        for (place, pg_dump) in self.places() {
+            if let Ok(version) = version_of(&place, &pg_dump).await {
+                found.push(Tools { place, version });
             }
         }
         // Stable: of two sets of one version the one that PATH names first stays first.
@@ -110,13 +182,22 @@ impl Search {
     }
 
     /// Fails with the words of the first `pg_dump` that is there and does not say its version: it is not missing.
-    async fn hear_all(&self) -> Result<()> {
-        for pg_dump in self.directories().into_iter().filter_map(|directory| find_program("pg_dump", &[directory])) {
-            version_of(&pg_dump).await.map_err(|error| {
+    pub async fn hear_all(&self) -> Result<()> {
+        for (place, pg_dump) in self.places() {
+            version_of(&place, &pg_dump).await.map_err(|error| {
+                let (whence, hint) = match &place {
+                    Place::Here(_) => {
+                        (String::new(), "name the directory of PostgreSQL client programs that work with --bin-dir")
+                    }
+                    Place::Elsewhere { prefix, .. } => (
+                        format!(" behind {prefix}"),
+                        "try it by hand: bin_prefix of the instance, then pg_dump --version; bin_dir names its directory there",
+                    ),
+                };
                 // Whatever stops it, there is no program here to work with.
-                Error::new(Kind::MissingProgram, format!("ask {} for its version", pg_dump.display()))
+                Error::new(Kind::MissingProgram, format!("ask {} for its version{whence}", pg_dump.display()))
                     .because(error)
-                    .hint("name the directory of PostgreSQL client programs that work with --bin-dir")
+                    .hint(hint)
             })?;
         }
         Ok(())
@@ -137,8 +218,7 @@ impl Search {
                 Kind::MissingProgram,
                 format!(
                     "the newest pg_dump found is {} ({}), the server is PostgreSQL {server_major}",
-                    newest.version,
-                    newest.directory.display()
+                    newest.version, newest.place
                 ),
             )
             .hint(format!("install postgresql-client-{server_major} or newer, or name its directory with --bin-dir")));
@@ -149,7 +229,7 @@ impl Search {
 
 /// The environment of a client program: nothing but what finding libraries, speaking the user's language and logging in
 /// take, and the connection. A stray PGOPTIONS or PGSERVICE of ours never reaches it.
-pub fn environment(ours: &Environment, connection: &ChildConnection) -> BTreeMap<OsString, OsString> {
+fn environment(ours: &Environment, connection: &ChildConnection) -> BTreeMap<OsString, OsString> {
     let passes = |name: &str| {
         matches!(name, "PATH" | "HOME" | "LANG" | "TZ") || name.starts_with("LC_") || name.starts_with("KRB5")
     };
@@ -168,9 +248,15 @@ fn is_wrapped(directory: &Path) -> bool {
     std::fs::canonicalize(directory.join("pg_dump")).is_ok_and(|real| real.ends_with("pg_wrapper"))
 }
 
-async fn version_of(program: &Path) -> Result<ToolVersion> {
-    let environment = BTreeMap::from([(OsString::from("LC_ALL"), OsString::from("C"))]);
-    let (output, exit) = Program::new(program, environment).arg("--version").output(4096).await?;
+async fn version_of(place: &Place, program: &Path) -> Result<ToolVersion> {
+    let program = match place {
+        Place::Here(_) => {
+            let environment = BTreeMap::from([(OsString::from("LC_ALL"), OsString::from("C"))]);
+            Program::new(program, environment)
+        }
+        Place::Elsewhere { prefix, .. } => prefix.program(program)?,
+    };
+    let (output, exit) = program.arg("--version").output(4096).await?;
     exit.check()?;
     let line = String::from_utf8_lossy(&output);
     ToolVersion::parse(&line)
@@ -208,7 +294,7 @@ mod tests {
         let program = directory.path().join("pg_dump");
         std::fs::write(&program, "#!/bin/sh\necho no library >&2\nexit 127\n").unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let search = Search { bin_dir: Some(directory.path().to_owned()), path: Vec::new() };
+        let search = Search { bin_dir: Some(directory.path().to_owned()), ..Search::default() };
         let text = search.for_server(15).await.unwrap_err().to_string();
         assert!(text.contains("for its version: pg_dump ended with exit code 127: no library"), "{text}");
     }
@@ -216,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn a_bin_dir_without_programs_is_named() {
         let empty = tempfile::tempdir().unwrap();
-        let search = Search { bin_dir: Some(empty.path().to_owned()), path: vec!["/usr/bin".into()] };
+        let search = Search { bin_dir: Some(empty.path().to_owned()), path: vec!["/usr/bin".into()], prefix: None };
         let text = search.for_server(15).await.unwrap_err().to_string();
         assert!(text.contains(&empty.path().display().to_string()), "{text}");
     }

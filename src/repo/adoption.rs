@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::repo::manifest::tests::sample;
-    use crate::repo::{DumpManifest, Packing, Stamp, remove_leftovers, remove_leftovers_but};
+    use crate::repo::{DumpManifest, Form, Packing, Stamp, remove_leftovers, remove_leftovers_but};
     use crate::storage::{MemoryStorage, Prefix, Storage as _};
 
     struct World {
@@ -174,7 +174,7 @@ mod tests {
         now: DateTime<Utc>,
     }
 
-    const ARCHIVE: Ending = Ending::Archive { packing: Packing::ZSTD, part: None };
+    const ARCHIVE: Ending = Ending::whole(Form::Custom, Packing::ZSTD);
 
     impl World {
         async fn new() -> Self {

@@ -1,16 +1,16 @@
 //! The archive of a dump on its way into a repository and out of it. Both ways read it to its end: what is stored is
-//! complete, and so is what comes back.
+//! complete, and so is what comes back. An archive that is a directory is for [`super::directory`].
 
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use super::layout::{Coding, DumpStem, Ending};
+use super::layout::{Coding, DumpStem, Ending, Form, Packing};
 use super::manifest::DumpManifest;
 use super::repository::Repository;
 use crate::digest::{Fingerprint, Fingerprinter};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::archive::{Archive, ArchiveReader, DumpId};
+use crate::pg::archive::{Archive, Content, DumpId, StreamReader};
 use crate::progress::Task;
 use crate::storage::{Key, ObjectReader};
 use crate::stream::{Decompressor, Observer, decompress, pass};
@@ -18,18 +18,26 @@ use crate::stream::{Decompressor, Observer, decompress, pass};
 /// Reads an archive that passes by, and says which table is under way.
 #[derive(Debug)]
 pub struct ArchiveWatcher {
-    reader: ArchiveReader,
+    reader: StreamReader,
     current: Option<DumpId>,
     task: Arc<dyn Task>,
 }
 
 impl ArchiveWatcher {
-    pub fn new(task: Arc<dyn Task>) -> Self {
-        Self { reader: ArchiveReader::new(), current: None, task }
+    /// Of an archive in one stream: a directory is none.
+    pub fn new(form: Form, task: Arc<dyn Task>) -> Result<Self> {
+        let reader = match form {
+            Form::Custom => StreamReader::custom(),
+            Form::Tar => StreamReader::tar(),
+            Form::Script => StreamReader::script(),
+            Form::GzipScript => StreamReader::gzip_script(),
+            Form::Directory => return Err(Error::new(Kind::Unexpected, "read a directory as one stream")),
+        };
+        Ok(Self { reader, current: None, task })
     }
 
     /// Proves that the archive was complete.
-    pub fn finish(self) -> Result<Archive> {
+    pub fn finish(self) -> Result<Content> {
         self.reader.finish()
     }
 }
@@ -67,10 +75,7 @@ impl<W: Write> Write for Watched<W> {
     }
 }
 
-/// Reads the stored archive of a backup to its end: size and SHA-256 of each object it is stored in, every frame
-/// decoded, size and SHA-256 of the archive as `pg_dump` wrote it, its structure entry by entry, and what `pg_dump`
-/// compressed inside (see [`Archive::data`]). The archive goes to `output` as it comes, so nothing of it may be *used*
-/// before this returns.
+/// As [`read_dump`], for an archive of the custom format.
 pub async fn read_archive<W: Write + Send + 'static>(
     repository: &Repository,
     stem: &DumpStem,
@@ -79,16 +84,32 @@ pub async fn read_archive<W: Write + Send + 'static>(
     threads: NonZeroUsize,
     task: Arc<dyn Task>,
 ) -> Result<(Archive, W)> {
+    match read_dump(repository, stem, manifest, output, threads, task).await? {
+        (Content::Archive(archive), output) => Ok((archive, output)),
+        (Content::Script(_), _) => Err(Error::refused(format!("{stem} is a script, which is not for pg_restore"))),
+    }
+}
+
+/// Reads the stored archive of a backup to its end: size and SHA-256 of each object it is stored in, every frame
+/// decoded, size and SHA-256 of the archive as `pg_dump` wrote it, its structure entry by entry, and what `pg_dump`
+/// compressed inside (all but lz4). The archive goes to `output` as it comes, so nothing of it may be *used*
+/// before this returns. Of any format but a directory.
+pub async fn read_dump<W: Write + Send + 'static>(
+    repository: &Repository,
+    stem: &DumpStem,
+    manifest: &DumpManifest,
+    output: W,
+    threads: NonZeroUsize,
+    task: Arc<dyn Task>,
+) -> Result<(Content, W)> {
     let no_archive = || Error::new(Kind::Verification, format!("{} names no archive", stem.object(Ending::Manifest)));
     let first = manifest.archive().next().ok_or_else(no_archive)?;
-    let output = Watched { watcher: ArchiveWatcher::new(task.clone()), output };
+    let form = manifest.form();
+    let output = Watched { watcher: ArchiveWatcher::new(form, task.clone())?, output };
     let expected_bytes = manifest.plain.size_bytes;
-    let mut decoder = match first.name.ending.packing().coding {
-        Coding::Zstd => decompress(output, threads, Some(expected_bytes), task),
-        Coding::Plain => pass(output, expected_bytes, task),
-    }?;
+    let mut decoder = decoder(first.name.ending.packing(), output, Some(expected_bytes), threads, task)?;
     let key = first.key(&manifest.instance);
-    if first.name.ending == Ending::archive(first.name.ending.packing()) {
+    if first.name.ending == Ending::whole(form, first.name.ending.packing()) {
         push_whole(repository, &key, &mut decoder).await?;
         return finish(&key, Some(first.fingerprint()), manifest.plain, decoder).await;
     }
@@ -96,6 +117,20 @@ pub async fn read_archive<W: Write + Send + 'static>(
         push_part(repository, &part.key(&manifest.instance), part.fingerprint(), &mut decoder).await?;
     }
     finish(&key, None, manifest.plain, decoder).await
+}
+
+/// Undoes what stands around an object. Without `expected_bytes` the output has to have a limit of its own.
+pub(super) fn decoder<W: Write + Send + 'static>(
+    packing: Packing,
+    output: W,
+    expected_bytes: Option<u64>,
+    threads: NonZeroUsize,
+    task: Arc<dyn Task>,
+) -> Result<Decompressor<W>> {
+    match packing.coding {
+        Coding::Zstd => decompress(output, threads, expected_bytes, task),
+        Coding::Plain => pass(output, expected_bytes.unwrap_or(u64::MAX), task),
+    }
 }
 
 async fn push_whole<W>(repository: &Repository, key: &Key, decoder: &mut Decompressor<W>) -> Result<()> {
@@ -108,7 +143,7 @@ async fn push_whole<W>(repository: &Repository, key: &Key, decoder: &mut Decompr
 
 /// A part is compared with the manifest before the next one is begun, also when the decoder has already stumbled: so an
 /// error names the part that is damaged, missing or in the place of another.
-async fn push_part<W>(
+pub(super) async fn push_part<W>(
     repository: &Repository,
     key: &Key,
     written: Fingerprint,
@@ -132,7 +167,7 @@ async fn finish<W>(
     whole: Option<Fingerprint>,
     plain: Fingerprint,
     decoder: Decompressor<Watched<W>>,
-) -> Result<(Archive, W)> {
+) -> Result<(Content, W)> {
     let doing = || format!("read {key}");
     let decoded = decoder.finish().await.doing(Kind::Verification, doing)?;
     if let Some(whole) = whole {

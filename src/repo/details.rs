@@ -19,6 +19,9 @@ pub struct DumpDetails {
     /// What the database said of itself in the snapshot of the dump.
     #[serde(flatten)]
     pub description: Description,
+    /// The options that chose what is dumped, where that is not the whole database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choice: Vec<String>,
     /// What `pg_dump` wrote to stderr, line by line.
     pub warnings: Vec<String>,
 }
@@ -28,9 +31,14 @@ impl DumpDetails {
 
     /// `owners` are those that the archive names: a role that owns only parts of an extension's object is not among the
     /// uses that the server records.
-    pub fn new(mut description: Description, owners: BTreeSet<&str>, warnings: Vec<String>) -> Self {
+    pub fn new(
+        mut description: Description,
+        owners: BTreeSet<&str>,
+        choice: Vec<String>,
+        warnings: Vec<String>,
+    ) -> Self {
         description.roles.extend(owners.into_iter().map(str::to_owned));
-        Self { format: Self::FORMAT, description, warnings }
+        Self { format: Self::FORMAT, description, choice, warnings }
     }
 
     /// Compressed bytes larger than this are refused.
@@ -94,7 +102,7 @@ pub(super) mod tests {
             relations: vec![relation],
             large_objects: 0,
         };
-        DumpDetails::new(description, BTreeSet::from(["shop"]), Vec::new())
+        DumpDetails::new(description, BTreeSet::from(["shop"]), Vec::new(), Vec::new())
     }
 
     #[test]

@@ -316,7 +316,7 @@ pub async fn judged_intents(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::{BackupWriter, DumpStem, Ending, Packing, Stamp};
+    use crate::repo::{BackupWriter, DumpStem, Ending, Form, Packing, Stamp};
     use crate::storage::{Effect, FaultyStorage, Injection, MemoryStorage, Operation};
 
     #[tokio::test]
@@ -377,7 +377,7 @@ mod tests {
         let lock = state.lock(repository.id(), &"main".parse().unwrap(), Verb::Dump, now).unwrap();
         let clock = crate::clock::ManualClock::at(now);
         let writer = BackupWriter::begin(&repository, &lock, "shop", "db1", &clock).await.unwrap();
-        let data = Ending::Archive { packing: Packing::ZSTD, part: None };
+        let data = Ending::whole(Form::Custom, Packing::ZSTD);
         writer.put(data, "of one of us".into()).await.unwrap();
 
         let key = &writer.intent().key;

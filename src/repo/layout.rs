@@ -6,12 +6,15 @@
 //! <instance>/lineages/<system-id>.json
 //! <instance>/intents/<id>.json
 //! <instance>/dumps/<stem>.dump[.part0001][.zst][.age]  .dump[.zst][.age].sha256  _globals.sql[.zst][.age]
+//!                 <stem>.tar, .sql, .sql.gz in the place of .dump; <stem>.dir/<member>[.zst][.age]  .dir.sha256
 //!                 <stem>.details.json.zst[.age]  .manifest.json
 //! <instance>/proofs/<id>/<UTC>-<L1|L2|L3>-<passed|failed|not_verified>.json
 //! <instance>/runs/<UTC>-<verb>-<8 hex>.json
 //! ```
 //!
 //! A key that [`StoredName::parse`] does not know is somebody else's: nothing lists it as ours and nothing deletes it.
+
+mod ending;
 
 use std::str::FromStr;
 
@@ -23,6 +26,8 @@ use super::name::{
 };
 use crate::digest::random_hex;
 use crate::storage::{Key, Prefix};
+use ending::GLOBALS_OF_HOST;
+pub use ending::{Coding, Ending, Form, ObjectName, ObjectRole, Packing, PartNumber};
 
 /// The stem of a dump's objects, which is the dump's id: `<database>_<UTC start>_<host>`, names encoded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,7 +46,8 @@ impl DumpStem {
         let mut encoded_host = encode(host, HOST_LIMIT);
         // Parsing takes the last `_<UTC>_`. A host that contains one itself is only its hash, else the pairs
         // ("a", "b_20250102T000000Z_h") and ("a_20250101T000000Z_b", "h") could meet in one name.
-        if last_stamp(&format!("_{encoded_host}")).is_some() {
+        // Nor does a host end like the name of an object (see GLOBALS_OF_HOST).
+        if last_stamp(&format!("_{encoded_host}")).is_some() || encoded_host.ends_with(GLOBALS_OF_HOST) {
             encoded_host = hashed(host);
         }
         Self { database: encode(database, DATABASE_LIMIT), started_at, host: encoded_host }
@@ -132,258 +138,6 @@ impl FromStr for BackupId {
 }
 
 text_name!(BackupId);
-
-/// What an object of a dump is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectRole {
-    /// The `pg_dump` archive, custom format, or a part of it.
-    Archive,
-    /// A line for `sha256sum -c` for each object of the archive.
-    Checksum,
-    /// Roles, memberships, tablespaces: SQL.
-    Globals,
-    /// What the dump depends on and holds, with names; JSON.
-    Details,
-    /// The presence of this object is the backup.
-    Manifest,
-}
-
-/// What is around the bytes of PostgreSQL's own tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Coding {
-    /// Nothing: as the tool wrote it. An archive may be compressed inside.
-    Plain,
-    /// Frames of zstd, made by pgkeep.
-    Zstd,
-}
-
-/// What stands around the bytes of an object, as the end of its name says: first the coding, then encryption.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Packing {
-    pub coding: Coding,
-    /// One file of age, to the recipients that the manifest names.
-    pub encrypted: bool,
-}
-
-impl Packing {
-    pub const PLAIN: Self = Self { coding: Coding::Plain, encrypted: false };
-    pub const ZSTD: Self = Self { coding: Coding::Zstd, encrypted: false };
-    pub const ALL: [Self; 4] = [Self::PLAIN, Self::ZSTD, Self::PLAIN.encrypted(), Self::ZSTD.encrypted()];
-
-    /// The same, encrypted.
-    pub const fn encrypted(self) -> Self {
-        Self { encrypted: true, ..self }
-    }
-
-    fn ending(self) -> &'static str {
-        match (self.coding, self.encrypted) {
-            (Coding::Plain, false) => "",
-            (Coding::Zstd, false) => ".zst",
-            (Coding::Plain, true) => ".age",
-            (Coding::Zstd, true) => ".zst.age",
-        }
-    }
-
-    fn strip(file: &str) -> (&str, Self) {
-        let (file, encrypted) = file.strip_suffix(".age").map_or((file, false), |rest| (rest, true));
-        let (file, coding) = file.strip_suffix(".zst").map_or((file, Coding::Plain), |rest| (rest, Coding::Zstd));
-        (file, Self { coding, encrypted })
-    }
-}
-
-/// Which part of a split archive, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PartNumber(u16);
-
-impl PartNumber {
-    pub const FIRST: Self = Self(1);
-    /// A name has four digits: then `cat *.part*` joins in the right order.
-    pub const LAST: Self = Self(9999);
-
-    /// The number after this one, if there is one.
-    pub fn next(self) -> Option<Self> {
-        (self < Self::LAST).then(|| Self(self.0 + 1))
-    }
-
-    pub fn get(self) -> u16 {
-        self.0
-    }
-}
-
-impl std::fmt::Display for PartNumber {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:04}", self.0)
-    }
-}
-
-impl FromStr for PartNumber {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let digits = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit());
-        let number = text.parse().ok().filter(|&number| digits && number > 0);
-        number.map(Self).ok_or_else(|| InvalidName::new(text, "the number of a part (0001 to 9999)"))
-    }
-}
-
-/// What follows the stem in the name of an object: its role, how it is packed, which part it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Ending {
-    /// Parts are whole frames where the packing has frames; one after the other they are the archive.
-    Archive {
-        packing: Packing,
-        part: Option<PartNumber>,
-    },
-    /// The packing is that of the archive.
-    Checksum {
-        packing: Packing,
-    },
-    Globals {
-        packing: Packing,
-    },
-    /// Always of zstd.
-    Details {
-        packing: Packing,
-    },
-    Manifest,
-}
-
-const ARCHIVE: &str = ".dump";
-const PART: &str = ".part";
-const CHECKSUM: &str = ".sha256";
-const GLOBALS: &str = "_globals.sql";
-const DETAILS: &str = ".details.json";
-const MANIFEST: &str = ".manifest.json";
-
-// No ending is the end of another, so a file name is parsed in one way whatever the stem holds.
-impl Ending {
-    /// The details of a dump that is not encrypted.
-    pub const DETAILS: Self = Self::Details { packing: Packing::ZSTD };
-
-    /// The details of a dump whose archive is packed like this: encrypted if it is.
-    pub fn details_beside(archive: Packing) -> Self {
-        Self::Details { packing: Packing { coding: Coding::Zstd, ..archive } }
-    }
-
-    /// The archive in one piece.
-    pub fn archive(packing: Packing) -> Self {
-        Self::Archive { packing, part: None }
-    }
-
-    pub fn role(self) -> ObjectRole {
-        match self {
-            Self::Archive { .. } => ObjectRole::Archive,
-            Self::Checksum { .. } => ObjectRole::Checksum,
-            Self::Globals { .. } => ObjectRole::Globals,
-            Self::Details { .. } => ObjectRole::Details,
-            Self::Manifest => ObjectRole::Manifest,
-        }
-    }
-
-    /// How an object of this name is packed.
-    pub fn packing(self) -> Packing {
-        match self {
-            Self::Archive { packing, .. } | Self::Globals { packing } | Self::Details { packing } => packing,
-            Self::Checksum { .. } | Self::Manifest => Packing::PLAIN,
-        }
-    }
-
-    /// Whether the script that pgkeep takes the place of (see [`super::FlatLayout`]) stores under this name, too.
-    pub fn is_of_script(self) -> bool {
-        let plain = Packing::PLAIN;
-        [Self::archive(plain), Self::Checksum { packing: plain }, Self::Globals { packing: plain }].contains(&self)
-    }
-
-    /// Splits a file name into what may be a stem and the ending.
-    fn split(file: &str) -> Option<(&str, Self)> {
-        if let Some(stem) = file.strip_suffix(MANIFEST) {
-            return Some((stem, Self::Manifest));
-        }
-        if let Some(archive) = file.strip_suffix(CHECKSUM) {
-            let (archive, packing) = Packing::strip(archive);
-            return Some((archive.strip_suffix(ARCHIVE)?, Self::Checksum { packing }));
-        }
-        let (file, packing) = Packing::strip(file);
-        if let Some(stem) = file.strip_suffix(DETAILS).filter(|_| packing.coding == Coding::Zstd) {
-            return Some((stem, Self::Details { packing }));
-        }
-        if let Some(stem) = file.strip_suffix(GLOBALS) {
-            return Some((stem, Self::Globals { packing }));
-        }
-        if let Some(stem) = file.strip_suffix(ARCHIVE) {
-            return Some((stem, Self::archive(packing)));
-        }
-        let (archive, number) = file.rsplit_once(PART)?;
-        Some((archive.strip_suffix(ARCHIVE)?, Self::Archive { packing, part: Some(number.parse().ok()?) }))
-    }
-}
-
-impl std::fmt::Display for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Archive { packing, part: None } => write!(f, "{ARCHIVE}{}", packing.ending()),
-            Self::Archive { packing, part: Some(part) } => write!(f, "{ARCHIVE}{PART}{part}{}", packing.ending()),
-            Self::Checksum { packing } => write!(f, "{ARCHIVE}{}{CHECKSUM}", packing.ending()),
-            Self::Globals { packing } => write!(f, "{GLOBALS}{}", packing.ending()),
-            Self::Details { packing } => write!(f, "{DETAILS}{}", packing.ending()),
-            Self::Manifest => f.write_str(MANIFEST),
-        }
-    }
-}
-
-/// The name of an object of a dump in its folder: stem and ending.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ObjectName {
-    pub stem: DumpStem,
-    pub ending: Ending,
-}
-
-impl ObjectName {
-    /// Where the object lies, as an object of `instance`.
-    pub fn key(&self, instance: &InstanceName) -> Key {
-        StoredName::Dump { instance: instance.clone(), name: self.clone() }.key()
-    }
-}
-
-impl FromStr for ObjectName {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let parse = || {
-            let (stem, ending) = Ending::split(text)?;
-            Some(Self { stem: stem.parse().ok()?, ending })
-        };
-        parse().ok_or_else(|| InvalidName::new(text, "the name of an object of a dump"))
-    }
-}
-
-impl std::fmt::Display for ObjectName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}{}", self.stem, self.ending)
-    }
-}
-
-impl std::fmt::Debug for ObjectName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(&self.to_string(), f)
-    }
-}
-
-impl TryFrom<String> for ObjectName {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        text.parse()
-    }
-}
-
-impl From<ObjectName> for String {
-    fn from(name: ObjectName) -> Self {
-        name.to_string()
-    }
-}
 
 /// How deep a verification went. L1: stored bytes; L2: decoded to the end; L3: restored into a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -636,6 +390,9 @@ impl StoredName {
             }
             (Folder::Intents, [file]) => Some(Self::Intent { instance, id: file.strip_suffix(JSON)?.parse().ok()? }),
             (Folder::Dumps, [file]) => Some(Self::Dump { instance, name: file.parse().ok()? }),
+            (Folder::Dumps, [folder, file]) => {
+                Some(Self::Dump { instance, name: format!("{folder}/{file}").parse().ok()? })
+            }
             (Folder::Proofs, [id, file]) => {
                 Some(Self::Proof { instance, id: id.parse().ok()?, proof: file.strip_suffix(JSON)?.parse().ok()? })
             }
@@ -705,6 +462,7 @@ fn prefix(folder: String) -> Prefix {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::ending::tests::ending;
     use super::*;
     use proptest::prelude::*;
 
@@ -720,6 +478,10 @@ pub(super) mod tests {
             Just("_20250101T000000Z_".to_owned()),
             Just("20250101T000000Z".to_owned()),
             Just("_globals.sql".to_owned()),
+            Just("_globals".to_owned()),
+            Just(".sql".to_owned()),
+            Just(".dir".to_owned()),
+            Just("toc.dat".to_owned()),
             Just(".manifest.json".to_owned()),
             Just(".dump".to_owned()),
             Just(".part0001".to_owned()),
@@ -730,18 +492,6 @@ pub(super) mod tests {
             Just("你好".to_owned()),
         ];
         proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
-    }
-
-    fn ending() -> impl Strategy<Value = Ending> {
-        let packing = || proptest::sample::select(&Packing::ALL);
-        prop_oneof![
-            (packing(), proptest::option::of((1..=9999u16).prop_map(PartNumber)))
-                .prop_map(|(packing, part)| Ending::Archive { packing, part }),
-            packing().prop_map(|packing| Ending::Checksum { packing }),
-            packing().prop_map(|packing| Ending::Globals { packing }),
-            Just(Ending::DETAILS),
-            Just(Ending::Manifest),
-        ]
     }
 
     pub fn stored_name() -> impl Strategy<Value = StoredName> {
@@ -773,11 +523,6 @@ pub(super) mod tests {
         #[test]
         fn what_is_built_is_parsed(name in stored_name()) {
             prop_assert_eq!(StoredName::parse(&name.key()), Some(name));
-        }
-
-        #[test]
-        fn no_ending_is_the_end_of_another(a in ending(), b in ending()) {
-            prop_assert_eq!(a == b, a.to_string().ends_with(&b.to_string()));
         }
 
         #[test]
@@ -818,28 +563,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_object_is_called_as_the_format_says() {
-        let stem: DumpStem = "shop_20250131T020304Z_db1".parse().unwrap();
-        let part = PartNumber::FIRST.next();
-        for (ending, name) in [
-            (Ending::archive(Packing::ZSTD), ".dump.zst"),
-            (Ending::archive(Packing::PLAIN), ".dump"),
-            (Ending::Archive { packing: Packing::ZSTD, part }, ".dump.part0002.zst"),
-            (Ending::Archive { packing: Packing::PLAIN, part }, ".dump.part0002"),
-            (Ending::Checksum { packing: Packing::ZSTD }, ".dump.zst.sha256"),
-            (Ending::Checksum { packing: Packing::PLAIN }, ".dump.sha256"),
-            (Ending::Globals { packing: Packing::ZSTD }, "_globals.sql.zst"),
-            (Ending::Globals { packing: Packing::PLAIN }, "_globals.sql"),
-            (Ending::DETAILS, ".details.json.zst"),
-            (Ending::Manifest, ".manifest.json"),
-        ] {
-            assert_eq!(stem.object(ending).to_string(), format!("{stem}{name}"));
-        }
-        assert_eq!(PartNumber::LAST.next(), None);
-        assert_eq!("9999".parse::<PartNumber>().unwrap(), PartNumber::LAST);
-    }
-
-    #[test]
     fn names_of_others_are_not_ours() {
         for foreign in [
             "pgkeep.json.bak",
@@ -851,17 +574,6 @@ pub(super) mod tests {
             "main/notes.txt",
             "main/dumps/shop.dump.zst",
             "Main/runs/x.json",
-            "main/dumps/a_20250101T000000Z_h.dump.age.zst",
-            "main/dumps/a_20250101T000000Z_h.dump.part0001.sha256",
-            "main/dumps/a_20250101T000000Z_h.dump.part0001.zst.sha256",
-            "main/dumps/a_20250101T000000Z_h.dump.part0000.zst",
-            "main/dumps/a_20250101T000000Z_h.dump.part001.zst",
-            "main/dumps/a_20250101T000000Z_h.dump.part00001.zst",
-            "main/dumps/a_20250101T000000Z_h.dump.part+001",
-            "main/dumps/a_20250101T000000Z_h.part0001",
-            "main/dumps/a_20250101T000000Z_h.dump.zst.zst",
-            "main/dumps/a_20250101T000000Z_h.details.json",
-            "main/dumps/a_20250101T000000Z_h.manifest.json.zst",
             "main/dumps/x/a_20250101T000000Z_h.dump.zst",
             "main/runs/20250101T000000Z-dump-ABCDEF01.json",
             "main/proofs/a_20250101T000000Z_h/20250101T000000Z-L4-passed.json",

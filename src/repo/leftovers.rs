@@ -75,7 +75,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::repo::manifest::tests::sample;
-    use crate::repo::{BackupWriter, Packing, StateDirectory, Verb};
+    use crate::repo::{BackupWriter, Form, Packing, StateDirectory, Verb};
     use crate::storage::{Effect, Fault, FaultyStorage, Injection, MemoryStorage, Operation, Prefix, Storage};
 
     struct World {
@@ -106,10 +106,10 @@ mod tests {
             let writer = BackupWriter::begin(&self.repository, &lock, "shop", host, &clock).await.unwrap();
             for number in ["0001", "0002", "0003"] {
                 let part = Some(number.parse().unwrap());
-                let ending = Ending::Archive { packing: Packing::ZSTD, part };
+                let ending = Ending::Archive { form: Form::Custom, packing: Packing::ZSTD, part };
                 writer.put(ending, Bytes::from_static(b"data")).await.unwrap();
             }
-            writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"line")).await.unwrap();
+            writer.put(Ending::checksum(Form::Custom, Packing::ZSTD), Bytes::from_static(b"line")).await.unwrap();
             writer.stem().clone()
         }
 

@@ -3,6 +3,8 @@
 //! It stays readable where data are encrypted, so it holds sizes, hashes, times and versions, never the name of a
 //! user's table or role; those are in [`super::details`].
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -10,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::document::{self, FORMAT};
 use super::filter::FilterDigest;
 use super::keep::Keep;
-use super::layout::{BackupId, Coding, DumpStem, Ending, ObjectName, ObjectRole, Packing, PartNumber};
+use super::layout::{BackupId, Coding, DumpStem, Ending, Form, ObjectName, ObjectRole, Packing, PartNumber};
 use super::name::{InstanceName, SystemIdentifier};
 use super::repository::Repository;
 use crate::digest::{Fingerprint, Sha256};
 use crate::error::{Error, Kind, Result};
-use crate::pg::archive::ArchiveCompression;
+use crate::pg::archive::{ArchiveCompression, Member};
 use crate::storage::Key;
 
 /// `<stem>.manifest.json`, format 1. Keys that a newer version adds are let pass.
@@ -48,7 +50,7 @@ pub struct DumpManifest {
     /// `None`: everybody who can read the repository can read the dump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
-    /// The archive as `pg_dump` wrote it, before compression.
+    /// The archive as `pg_dump` wrote it, before compression; of a directory see [`DumpManifest::of_directory`].
     pub plain: Fingerprint,
     pub objects: Vec<StoredObject>,
     pub globals: Globals,
@@ -71,7 +73,7 @@ pub struct DumpManifest {
     pub pgkeep_version: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackupKind {
     Dump,
@@ -355,13 +357,17 @@ impl DumpManifest {
         self.odd_archive().or_else(|| self.odd_companion())
     }
 
-    /// An archive is one object, or parts numbered from 1 without a hole, packed as the manifest says.
+    /// An archive is one object, or parts numbered from 1 without a hole, or the members of a directory, packed as the
+    /// manifest says.
     fn odd_archive(&self) -> Option<String> {
-        let packing = self.packing();
+        let (form, packing) = (self.form(), self.packing());
+        if form == Form::Directory {
+            return self.odd_member();
+        }
         let Some(first) = self.archive().next() else { return Some("it names no archive".to_owned()) };
-        let mut expected = (first.name.ending != Ending::archive(packing)).then_some(PartNumber::FIRST);
+        let mut expected = (first.name.ending != Ending::whole(form, packing)).then_some(PartNumber::FIRST);
         for (count, object) in self.archive().enumerate() {
-            let is_next = object.name.ending == Ending::Archive { packing, part: expected };
+            let is_next = object.name.ending == Ending::Archive { form, packing, part: expected };
             if !is_next || (expected.is_none() && count > 0) {
                 return Some(format!("it names {:?} as object {} of the archive", object.name, count + 1));
             }
@@ -370,12 +376,25 @@ impl DumpManifest {
         None
     }
 
+    /// The table of contents is among the files, and each is named once.
+    fn odd_member(&self) -> Option<String> {
+        let mut seen = BTreeSet::new();
+        for object in self.archive() {
+            match object.name.ending {
+                Ending::Member { member, packing } if packing == self.packing() && seen.insert(member) => {}
+                _ => return Some(format!("it names {:?} among the files of a directory", object.name)),
+            }
+        }
+        (!seen.contains(&Member::Toc)).then(|| format!("it names no {}", Member::Toc))
+    }
+
     /// Beside the archive there is one object of a role at most, and the checksum is of this archive.
     fn odd_companion(&self) -> Option<String> {
+        let checksum = Ending::checksum(self.form(), self.packing());
         let companions = || self.objects.iter().filter(|object| object.role != ObjectRole::Archive);
         let odd = companions().find(|object| match object.name.ending {
             Ending::Manifest => true,
-            Ending::Checksum { packing } if packing != self.packing() => true,
+            ending @ Ending::Checksum { .. } if ending != checksum => true,
             // In clear beside an encrypted archive would be a leak, or a swap.
             Ending::Globals { packing } | Ending::Details { packing }
                 if packing.encrypted != self.packing().encrypted =>
@@ -385,6 +404,39 @@ impl DumpManifest {
             _ => companions().filter(|other| other.role == object.role).count() > 1,
         });
         odd.map(|object| format!("it names {:?} beside the archive", object.name))
+    }
+
+    /// How the archive is laid out, as the names of its objects say.
+    pub fn form(&self) -> Form {
+        match self.archive_format {
+            ArchiveFormat::Custom => Form::Custom,
+            ArchiveFormat::Tar => Form::Tar,
+            ArchiveFormat::Plain if self.compression.inside() == CompressionMethod::None => Form::Script,
+            ArchiveFormat::Plain => Form::GzipScript,
+            ArchiveFormat::Directory => Form::Directory,
+        }
+    }
+
+    /// The files of a directory with the objects that hold them; of other archives there are none.
+    pub fn members(&self) -> impl Iterator<Item = (Member, &StoredObject)> {
+        self.archive().filter_map(|object| match object.name.ending {
+            Ending::Member { member, .. } => Some((member, object)),
+            _ => None,
+        })
+    }
+
+    /// What `plain` is of a directory: the sum of the sizes, and the SHA-256 of a line `<name> <size> <SHA-256>` for each
+    /// file as `pg_dump` wrote it, in the order of the names, byte by byte.
+    pub fn of_directory<'a>(members: impl IntoIterator<Item = &'a (Member, Fingerprint)>) -> Fingerprint {
+        let mut lines = Vec::new();
+        let mut size_bytes = 0;
+        for (member, plain) in members {
+            size_bytes += plain.size_bytes;
+            lines.push(format!("{member} {} {}\n", plain.size_bytes, plain.sha256));
+        }
+        // A space sorts before everything that a name has.
+        lines.sort_unstable();
+        Fingerprint { size_bytes, sha256: Sha256::of(lines.concat().as_bytes()) }
     }
 
     /// How the objects of the archive are packed.
@@ -453,7 +505,7 @@ pub(super) mod tests {
             plain: Fingerprint::of(b"plain"),
             objects: vec![
                 object(Ending::archive(packing)),
-                object(Ending::Checksum { packing }),
+                object(Ending::checksum(Form::Custom, packing)),
                 object(Ending::DETAILS),
             ],
             globals: Globals {
@@ -503,8 +555,9 @@ pub(super) mod tests {
         let sample = sample(&"main".parse().unwrap(), "shop", "2025-01-31T02:03:04Z".parse().unwrap());
         let stem = DumpStem::new("shop", Stamp::of(sample.started_at), "db1");
         let whole = |packing| Ending::archive(packing);
-        let part = |packing, number: &str| Ending::Archive { packing, part: Some(number.parse().unwrap()) };
-        let checksum = |packing| Ending::Checksum { packing };
+        let form = Form::Custom;
+        let part = |packing, number: &str| Ending::Archive { form, packing, part: Some(number.parse().unwrap()) };
+        let checksum = |packing| Ending::checksum(form, packing);
         let with = |endings: &[Ending], compression| {
             let object = |ending: &Ending| StoredObject::new(&stem, *ending, Fingerprint::of(b"x"));
             let objects = endings.iter().map(object).collect();
@@ -559,7 +612,7 @@ pub(super) mod tests {
         let stem = DumpStem::new(&database, Stamp::of(at), &"h".repeat(32));
         manifest.id = (&stem).into();
         let numbers = std::iter::successors(Some(PartNumber::FIRST), |number| number.next());
-        let ending = |number| Ending::Archive { packing: Packing::ZSTD, part: Some(number) };
+        let ending = |number| Ending::Archive { form: Form::Custom, packing: Packing::ZSTD, part: Some(number) };
         let stored = Fingerprint { size_bytes: 1 << 40, ..Fingerprint::of(b"x") };
         manifest.objects = numbers.map(|number| StoredObject::new(&stem, ending(number), stored)).collect();
         assert_eq!(manifest.objects.len(), 9999);

@@ -10,6 +10,7 @@ pub mod archive;
 mod backup;
 mod catalogue;
 mod details;
+pub mod directory;
 mod document;
 mod filter;
 mod flat;
@@ -23,6 +24,7 @@ mod manifest;
 mod name;
 mod objects;
 mod packed;
+mod pause;
 mod platform_report;
 mod probe;
 mod proof;
@@ -48,9 +50,9 @@ pub use intent::{
     Claim, Intent, IntentDocument, LIMIT as INTENT_LIMIT, Liveness, OWNER_LIMIT as INTENT_OWNER_LIMIT, SeenIntent,
     intents, judged_intents, liveness,
 };
-pub use keep::Keep;
+pub use keep::{Keep, KeepFor, Label};
 pub use layout::{
-    BackupId, Coding, DumpStem, Ending, Folder, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
+    BackupId, Coding, DumpStem, Ending, Folder, Form, Level, ObjectName, ObjectRole, Packing, PartNumber, ProbeName,
     ProofName, RunName, StoredName, Verb, Verdict, instance_folder,
 };
 pub use leftovers::{remove_leftovers, remove_leftovers_but};
@@ -63,6 +65,7 @@ pub use manifest::{
 pub use name::{InstanceName, InvalidName, Stamp, SystemIdentifier};
 pub use objects::remove_backup;
 pub use packed::{pack, unpack};
+pub use pause::{HeldPause, PauseGate, PauseNote, SeenPause, ServerStart};
 pub use platform_report::{LocalCopy, PlatformReport, PlatformStatus, RemoteCopy};
 pub use probe::probe;
 pub use proof::{Proof, Proofs, proofs};
@@ -72,5 +75,5 @@ pub use runs::told_once;
 pub use selection::{Choice, Chosen, Which};
 pub use series::Series;
 pub use state::{HostId, RepositoryId, StateDirectory};
-pub use sweep::{RUNS_KEPT, SweepPlan, Swept};
+pub use sweep::{RUNS_KEPT, Sweep, SweepPlan, Swept};
 pub use union::{HeldCopy, Holding, Union, disagreement};

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::DOCUMENTS_AT_ONCE;
 use super::document::{self, FORMAT};
+use super::filter::FilterDigest;
 use super::intent::{LIMIT, Liveness, SeenIntent, judged_intents};
 use super::layout::{BackupId, Folder, RunName, StoredName, Verb};
 use super::lock::{Lock, LockState};
@@ -19,7 +20,7 @@ use super::name::InstanceName;
 use super::repository::Repository;
 use super::state::{HostId, StateDirectory};
 use crate::error::{Error, Kind, Result};
-use crate::storage::Prefix;
+use crate::storage::{Fault, Prefix};
 
 /// `runs/<run>.json`, format 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,40 @@ pub struct RunItem {
     pub hint: Option<String>,
     pub stored_bytes: Option<u64>,
     pub duration_seconds: f64,
+    /// Which choice of the database it was, where it was not the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterDigest>,
+    /// For how long replay stood still on the standby that was dumped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_paused_seconds: Option<f64>,
+}
+
+impl RunItem {
+    /// An item that ended with `error`, or well; an error of kind `Partial` says that the rest of it is complete.
+    /// `stage` is the step that it was in.
+    pub fn of(id: Option<BackupId>, database: &str, stage: Option<&str>, error: Option<&Error>) -> Self {
+        Self {
+            id,
+            database: Some(database.to_owned()),
+            status: error.map_or(RunStatus::Succeeded, RunStatus::of_error),
+            stage: stage.map(str::to_owned),
+            exit_code: error.map_or(0, |error| error.kind.exit_code()),
+            error: error.map(Error::to_string),
+            hint: error.and_then(|error| error.next_step().map(str::to_owned)),
+            stored_bytes: None,
+            duration_seconds: 0.0,
+            filter: None,
+            replay_paused_seconds: None,
+        }
+    }
+
+    pub fn stored(self, stored_bytes: Option<u64>) -> Self {
+        Self { stored_bytes, ..self }
+    }
+
+    pub fn lasted(self, duration_seconds: f64) -> Self {
+        Self { duration_seconds, ..self }
+    }
 }
 
 /// INTERRUPTED is never stored: it is what a RUNNING that cannot be true reads as.
@@ -71,6 +106,13 @@ pub enum RunStatus {
     Failed,
     Partial,
     Interrupted,
+}
+
+impl RunStatus {
+    /// An error of kind `Partial` says that the rest is complete, and so does the status.
+    fn of_error(error: &Error) -> Self {
+        if error.kind == Kind::Partial { Self::Partial } else { Self::Failed }
+    }
 }
 
 /// How a run ended.
@@ -89,11 +131,10 @@ impl RunOutcome {
         Self { status: RunStatus::Succeeded, stage: None, exit_code: 0, error: None, hint: None, items }
     }
 
-    /// `stage` is the step that failed ("connect", "pg_dump", "store"). An error of kind `Partial` says that the rest is
-    /// complete, and so does the status.
+    /// `stage` is the step that failed ("connect", "pg_dump", "store").
     pub fn failed(stage: impl Into<String>, error: &Error, items: Vec<RunItem>) -> Self {
         Self {
-            status: if error.kind == Kind::Partial { RunStatus::Partial } else { RunStatus::Failed },
+            status: RunStatus::of_error(error),
             stage: Some(stage.into()),
             exit_code: error.kind.exit_code(),
             error: Some(error.to_string()),
@@ -124,8 +165,9 @@ pub struct Run {
 }
 
 impl Run {
-    /// Records the start of a run that holds `lock`, under the name that it has in every repository it works in. Where the repository refuses, a restore or a verification goes on
-    /// with its record in the state directory; anything else stops, since it could not store its work either.
+    /// Records the start of a run that holds `lock`, under the name that it has in every repository it works in. Where
+    /// the repository refuses, a restore or a verification goes on with its record in the state directory, and a prune
+    /// where there is no room; anything else stops, since it could not store its work either.
     pub async fn begin(
         repository: &Repository,
         state: &StateDirectory,
@@ -159,7 +201,7 @@ impl Run {
         let began = Instant::now();
         let place = match repository.storage().create(&key(&record), body.clone()).await {
             Ok(()) => RecordPlace::Repository,
-            Err(error) if matches!(holder.verb, Verb::Restore | Verb::Verify) => {
+            Err(error) if goes_on_unrecorded(holder.verb, error.fault) => {
                 state.keep_run(repository.id(), &record.instance, &record.run, &body)?;
                 RecordPlace::StateDirectory { because: error.into() }
             }
@@ -200,6 +242,15 @@ impl Run {
         }
         self.state.keep_run(self.repository.id(), &self.record.instance, &self.record.run, &body)?;
         Ok(self.place)
+    }
+}
+
+/// What only reads needs no record there; and a prune is what makes room where there is none for its record.
+fn goes_on_unrecorded(verb: Verb, fault: Fault) -> bool {
+    match verb {
+        Verb::Restore | Verb::Verify => true,
+        Verb::Prune => fault == Fault::Full,
+        Verb::Dump | Verb::Basebackup | Verb::Copy => false,
     }
 }
 

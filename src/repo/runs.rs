@@ -116,6 +116,8 @@ mod tests {
             hint: None,
             stored_bytes: None,
             duration_seconds: 1.0,
+            filter: None,
+            replay_paused_seconds: None,
         }
     }
 

@@ -7,6 +7,7 @@
 //! <root>/locks/<repository id>.<instance>.<verb>.lock  flock; never deleted, else two runs could lock two files
 //! <root>/locks/<repository id>.<instance>.<verb>-<n>.lock  likewise, for runs that may go on beside each other
 //! <root>/locks/gate                                    held for moments while a lock is taken or looked at
+//! <root>/pauses/…                                      see the notes of paused replay
 //! <root>/runs/<repository id>/<instance>/<run>.json    records that could not be stored in the repository
 //! ```
 //!
@@ -191,7 +192,7 @@ fn host_id(path: &Path) -> Result<HostId> {
         .map_err(|e| e.hint("remove the file: a new id is made, and intents of this host then last their 24 hours"))
 }
 
-fn write_temporary(directory: &Path, body: &[u8]) -> Result<tempfile::NamedTempFile> {
+pub(super) fn write_temporary(directory: &Path, body: &[u8]) -> Result<tempfile::NamedTempFile> {
     let write = || {
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
         file.write_all(body)?;
@@ -209,7 +210,7 @@ fn replace_file(path: &Path, body: &[u8]) -> Result<()> {
 }
 
 /// The paths in a directory in the order of their names; none if there is no directory.
-fn list_directory(path: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn list_directory(path: &Path) -> Result<Vec<PathBuf>> {
     let list = || std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
     match list() {
         Ok(mut paths) => {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::address::{BucketAddress, RemoteAddress};
-use super::s3::{Dialect, S3Storage, child_environment};
+use super::s3::{Dialect, S3Storage};
 use super::{Access, Credentials, Fault, Missing, Result, StorageError};
 use crate::config::directories;
 use crate::config::environment::Environment;
@@ -114,7 +114,7 @@ impl Rclone {
 
     /// `rclone` with the caller's settings, except where it writes what it says: that is for us.
     fn program(&self, more: impl IntoIterator<Item = (OsString, OsString)>) -> Program {
-        let mut environment = child_environment(&self.environment);
+        let mut environment = self.environment.of_others();
         let ours = ["LOG_FILE", "LOG_LEVEL", "LOG_FORMAT", "USE_JSON_LOG", "SYSLOG", "QUIET", "VERBOSE", "DRY_RUN"];
         environment.retain(|name, _| !ours.iter().any(|ours| name == format!("RCLONE_{ours}").as_str()));
         environment.extend(more);

@@ -29,7 +29,6 @@ use tokio::task::JoinHandle;
 use self::client::Client;
 pub(super) use self::client::Dialect;
 use self::journal::Journal;
-pub(super) use self::keys::child_environment;
 use self::upload::S3Writer;
 use super::rclone::Gateway;
 use super::{

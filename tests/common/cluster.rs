@@ -87,9 +87,34 @@ impl Cluster {
     pub const PASSWORD: &str = "throwaway: it's \"quoted\"";
 
     pub fn start(version: PgVersion, options: Options) -> Self {
+        Self::start_with(version, options, &|data| copy_tree(&template(version), data))
+    }
+
+    /// A standby that follows `primary`, and has everything that the primary has now.
+    pub fn standby_of(primary: &Self, options: Options) -> Self {
+        let copy = |data: &Path| {
+            let mut command = as_server_user(Command::new(primary.bin_dir().join("pg_basebackup")));
+            command.args(["--wal-method=stream", "--checkpoint=fast", "--write-recovery-conf", "--no-sync"]);
+            command.arg("--pgdata").arg(data).arg("--dbname").arg(primary.conninfo("postgres"));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let standby = Self::start_with(primary.version, options, &copy);
+        standby.follows(primary);
+        standby
+    }
+
+    /// Waits until this standby has replayed what the primary has written so far.
+    pub fn follows(&self, primary: &Self) {
+        let lsn = primary.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
+        let reached = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
+        super::dumps::until("the standby follows", || self.sql("postgres", &reached) == "t");
+    }
+
+    fn start_with(version: PgVersion, options: Options, fill: &dyn Fn(&Path)) -> Self {
         // Between our look at a port and the server's another process may take it.
         for _ in 0..5 {
-            match Self::try_start(version, &options) {
+            match Self::try_start(version, &options, fill) {
                 Ok(cluster) => return cluster,
                 Err(log) if log.contains("Address already in use") => continue,
                 Err(log) => panic!("start PostgreSQL {version:?}: {log}"),
@@ -102,10 +127,10 @@ impl Cluster {
         Self::start(version, Options::new())
     }
 
-    fn try_start(version: PgVersion, options: &Options) -> Result<Self, String> {
+    fn try_start(version: PgVersion, options: &Options, fill: &dyn Fn(&Path)) -> Result<Self, String> {
         let dir = new_server_dir();
         let data = dir.join("data");
-        copy_tree(&template(version), &data);
+        fill(&data);
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         configure(&data, &dir, port, options);
 

@@ -8,6 +8,11 @@ pub const PLATFORM: [&str; 5] = ["apikey", "root", "aistore", "lakefs", "cost_se
 /// Databases of a platform as it is deployed: an API key service and an identity server whose tables belong to roles of
 /// their own in databases of `postgres`, a tree of nodes, a key-value table in 100 partitions, sums of costs.
 pub fn platform(cluster: &Cluster) {
+    databases_of_platform(cluster, &PLATFORM);
+}
+
+/// Some of them, as each of the platform's servers has its own.
+pub fn databases_of_platform(cluster: &Cluster, names: &[&str]) {
     cluster
         .sql("postgres", "CREATE USER security_console WITH PASSWORD 'tensorstack'; CREATE USER keycloak PASSWORD 'x'");
     let scripts = [
@@ -17,7 +22,7 @@ pub fn platform(cluster: &Cluster) {
         include_str!("shapes/lakefs.sql"),
         include_str!("shapes/cost_server.sql"),
     ];
-    for (database, script) in PLATFORM.into_iter().zip(scripts) {
+    for (database, script) in PLATFORM.into_iter().zip(scripts).filter(|(database, _)| names.contains(database)) {
         cluster.create_database(database);
         cluster.sql(database, script);
     }

@@ -65,6 +65,23 @@ fn a_copy_that_goes_on_and_one_prune_with_deaths_anywhere() {
     assert_sound(&elsewhere, "a copy goes on, on another host than prune, both may die");
 }
 
+/// A dump here, a copy that goes on elsewhere with what one of its host had begun, and a prune.
+#[test]
+fn a_dump_a_copy_and_one_prune() {
+    let writers = |dump: Writer, copy: Writer| [dump, copy.resumes()];
+    if long() {
+        let small = writers(Writer::here().small(), Writer::elsewhere().small());
+        assert_sound(&House::new(&small, PruneOrder::Right, 0), "a dump, a copy that goes on, and a prune");
+    }
+    for (dump, copy) in [(Writer::here(), Writer::elsewhere()), (Writer::elsewhere(), Writer::here())] {
+        let house = House::new(&writers(dump, copy), PruneOrder::Right, 3);
+        let count = if long() { 20_000 } else { 150 };
+        let wrong = draw(&house, count, 20_261_120);
+        println!("a dump, a copy and a prune, all may die: {count} schedules drawn, {} broken", wrong.len());
+        assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    }
+}
+
 /// The test can fail: each order that the format forbids is seen to break something.
 #[test]
 fn manifests_before_intents_is_seen_to_break() {

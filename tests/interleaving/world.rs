@@ -10,11 +10,12 @@ use futures_util::FutureExt as _;
 use pgkeep::clock::{Clock as _, ManualClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::error::{Error, Kind, Result};
+use pgkeep::interrupt::Interrupt;
 use pgkeep::repo::{
     Adoption, ArchiveFormat, BackupId, BackupKind, BackupWriter, Checks, Client, Compression, Counts, DumpManifest,
-    DumpStem, Ending, Folder, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof,
+    DumpStem, Ending, Folder, Form, Globals, GlobalsIncluded, InstanceName, Level, Lock, ObjectName, Packing, Proof,
     Repository, Run, RunName, RunOutcome, RunStatus, ServerVersion, Source, Stamp, StateDirectory, StoredName,
-    StoredObject, SweepPlan, Verb, Verdict, intents, judged_intents, liveness, runs,
+    StoredObject, Sweep, SweepPlan, Swept, Verb, Verdict, intents, judged_intents, liveness, runs,
 };
 use pgkeep::storage::{Key, MemoryStorage};
 use tokio::runtime::Runtime;
@@ -192,7 +193,7 @@ async fn store_data(writer: &BackupWriter, complete: bool) -> Result<Vec<StoredO
     let mut objects =
         vec![StoredObject::new(writer.stem(), Ending::archive(Packing::ZSTD), Fingerprint::of(b"archive"))];
     if complete {
-        objects.push(writer.put(Ending::Checksum { packing: Packing::ZSTD }, Bytes::from_static(b"sum")).await?);
+        objects.push(writer.put(Ending::checksum(Form::Custom, Packing::ZSTD), Bytes::from_static(b"sum")).await?);
         writer.intent().refresh().await?;
         objects.push(writer.put(Ending::DETAILS, Bytes::from_static(b"details")).await?);
     }
@@ -314,11 +315,18 @@ async fn prune(repository: Repository, state: StateDirectory, actor: Arc<Actor>,
     let lock = lock(&repository, &state, Verb::Prune)?;
     match order {
         PruneOrder::Right => {
-            let plan = SweepPlan { remove: BTreeSet::from([stem(OLD)]) };
-            plan.execute(&repository, &state, &lock).await.map(drop)
+            let plan = SweepPlan { remove: BTreeMap::from([(stem(OLD), Some(stem(KEPT)))]) };
+            sweep(&plan, &repository, &state, &lock).await
         }
         wrong => prune_wrongly(&repository, &state, &actor, wrong).await,
     }
+}
+
+/// As `prune` does it, on the host of all tests.
+async fn sweep(plan: &SweepPlan, repository: &Repository, state: &StateDirectory, lock: &Lock) -> Result<()> {
+    let (mut swept, interrupt) = (Swept::default(), Interrupt::default());
+    plan.execute(Sweep { repository, state, lock, host: "db1", interrupt: &interrupt }, &mut swept).await?;
+    swept.unremoved.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
 async fn dumps(repository: &Repository) -> Result<Vec<(DumpStem, Ending, Key)>> {
@@ -465,7 +473,7 @@ impl House {
         let quiet = async {
             let repository = Repository::open(Arc::new(store.clone()), &self.here).await?;
             let lock = lock(&repository, &self.here, Verb::Prune)?;
-            SweepPlan::default().execute(&repository, &self.here, &lock).await?;
+            sweep(&SweepPlan::default(), &repository, &self.here, &lock).await?;
             let runs = runs(&repository, &self.here, None).await?;
             runs.into_iter().map(|run| Ok(run.record?.status)).collect::<Result<Vec<_>>>()
         };

@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use futures_util::stream::{self, StreamExt as _};
 use pgkeep::digest::Fingerprint;
 use pgkeep::repo::{
-    ArchiveFormat, BackupKind, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Globals,
+    ArchiveFormat, BackupKind, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Form, Globals,
     GlobalsIncluded, Packing, ServerVersion, Source, Stamp, StoredObject,
 };
 
@@ -21,8 +21,12 @@ fn objects(number: usize) -> Vec<(String, Bytes)> {
     let at = "2025-01-31T02:00:00Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap() + TimeDelta::hours(number as i64);
     let (stem, instance) = (DumpStem::new("shop", Stamp::of(at), "db1"), "main".parse().unwrap());
     let packing = Packing::ZSTD;
-    let endings =
-        [Ending::archive(packing), Ending::Checksum { packing }, Ending::Globals { packing }, Ending::DETAILS];
+    let endings = [
+        Ending::archive(packing),
+        Ending::checksum(Form::Custom, packing),
+        Ending::Globals { packing },
+        Ending::DETAILS,
+    ];
     let body = Bytes::from_static(b"some bytes");
     let manifest = DumpManifest {
         format: DumpManifest::FORMAT,

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use pgkeep::clock::SystemClock;
 use pgkeep::command::databases::Databases;
 use pgkeep::command::{self, Context, Outcome, Status, dump};
-use pgkeep::config::env_file::ExtraOptions;
 use pgkeep::config::environment::Environment;
 use pgkeep::error::Kind as ErrorKind;
 use pgkeep::interrupt::Interrupt;
@@ -49,15 +48,19 @@ async fn dump(context: &Context, world: &World, places: &[&Place]) -> Outcome<du
         connection: ConnectionFlags::default(),
         connect_retry: Duration::ZERO,
         databases: Databases::Named(vec![world.database.clone()]),
-        clients: Search { bin_dir: Some(cluster().bin_dir()), path: Vec::new() },
+        clients: Search { bin_dir: Some(cluster().bin_dir()), ..Search::default() },
+        format: pgkeep::repo::ArchiveFormat::Custom,
+        jobs: None,
         compress: dump::Compress::Zstd { level: 1 },
         threads: NonZeroUsize::MIN,
         split: None,
-        extra_options: ExtraOptions::default(),
+        filter: dump::Filter::default(),
+        pin: dump::Pin::default(),
         check: Some(dump::Check::Decode),
         globals: dump::WantedGlobals::LeaveOut,
-        lock_wait: Duration::from_secs(60),
+        lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
         lineage: NewLineage::Refused,
+        replay: dump::Replay::Pause,
     };
     let plan = dump::plan(context, &options).await.unwrap();
     dump::execute(context, &options, plan).await.unwrap()

@@ -41,7 +41,7 @@ fn options(request: &Request, args: &CopyArgs) -> Result<Options> {
     Ok(Options {
         repositories,
         to,
-        instance: super::named_instance(request)?,
+        instance: super::instance::named(request)?,
         database: args.dbname.clone(),
         wanted: match &args.id {
             Some(id) => Wanted::One(Which::from(id.as_str())),

@@ -15,7 +15,7 @@ use pgkeep::repo::{RunStatus, Which};
 use crate::cli::arguments::{ReportArgs, ReportView};
 use crate::cli::output::{age, bytes, counted, harmless, table};
 use crate::cli::run::Screen;
-use crate::cli::verbs::Request;
+use crate::cli::verbs::{Request, instance};
 
 pub async fn report(screen: &mut Screen, context: &Context, request: &Request, args: ReportArgs) -> ExitCode {
     let options = match options(request, &args) {
@@ -63,7 +63,12 @@ fn options(request: &Request, args: &ReportArgs) -> Result<Options> {
         }
         Some(ReportView::Runs { .. }) | None => None,
     };
-    Ok(Options { repositories: super::repositories(request)?, instance: super::named_instance(request)?, database })
+    Ok(Options {
+        repositories: super::repositories(request)?,
+        instance: instance::named(request)?,
+        database,
+        expected: instance::expected(request)?,
+    })
 }
 
 /// Where copies lie is worth a word only where they can lie in several places.
@@ -194,6 +199,9 @@ fn list_text(outcome: &Outcome<Listed>, places: Places) -> String {
     if places == Places::Several {
         header.insert(header.len() - 1, "copies");
     }
+    // What is said of few backups takes room only where it is said of one.
+    let said = SAID.iter().filter(|(_, said)| items.iter().any(|item| said(item).is_some())).collect::<Vec<_>>();
+    said.iter().for_each(|(name, _)| header.insert(header.len() - 1, name));
     let row = |item: &Listed| {
         let size = |count: Option<u64>| count.map_or("?".to_owned(), bytes);
         let state = item.state.as_str();
@@ -213,10 +221,20 @@ fn list_text(outcome: &Outcome<Listed>, places: Places) -> String {
         if places == Places::Several {
             row.insert(row.len() - 1, copies_text(&item.repositories));
         }
+        said.iter().for_each(|(_, said)| row.insert(row.len() - 1, said(item).unwrap_or_default()));
         row
     };
     table(&header, &right, items.iter().map(row))
 }
+
+/// A column of the list, and what it says of a backup.
+type Said = (&'static str, fn(&Listed) -> Option<String>);
+
+const SAID: [Said; 3] = [
+    ("label", |item| item.label.clone()),
+    ("kept", |item| item.keep.map(|keep| keep.to_string())),
+    ("choice", |item| item.filter.as_ref().map(ToString::to_string)),
+];
 
 fn latest_text(outcome: &Outcome<Latest>, places: Places) -> String {
     let items = &outcome.items;

@@ -4,9 +4,10 @@ use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 use std::process::ExitCode;
 
+use pgkeep::command::instance::Instance;
 use pgkeep::command::restore::dump::{
-    self, Analyze, Atomicity, Existing, Item, OnError, Options, Origin, Ownership, Part, Passwords, Plan, Preview,
-    Privileges, Selected, Server, Sessions, Source, UseList,
+    self, Analyze, Atomicity, Existing, Item, Loaded, OnError, Options, Origin, Ownership, Part, Passwords, Plan,
+    Preview, Privileges, Selected, Server, Sessions, Source, Subject, UseList,
 };
 use pgkeep::command::{Context, Outcome};
 use pgkeep::error::{Doing as _, Error, Kind, Result};
@@ -15,7 +16,7 @@ use pgkeep::repo::Which;
 use crate::cli::arguments::{self, RestoreDumpArgs, RestoreVerb};
 use crate::cli::output::{bytes, harmless, time};
 use crate::cli::run::Screen;
-use crate::cli::verbs::Request;
+use crate::cli::verbs::{Request, instance};
 
 pub async fn restore(screen: &mut Screen, context: &Context, request: &Request, verb: RestoreVerb) -> ExitCode {
     let RestoreVerb::Dump(args) = verb;
@@ -31,24 +32,42 @@ pub async fn restore(screen: &mut Screen, context: &Context, request: &Request, 
 fn source(request: &Request, args: &RestoreDumpArgs) -> Result<Source> {
     Ok(Source {
         repositories: super::repositories(request)?,
-        instance: super::named_instance(request)?,
+        instance: instance::named(request)?,
         which: Which::from(args.id.as_str()),
         database: args.dbname.clone(),
         threads: super::threads(None),
     })
 }
 
-fn options(context: &Context, request: &Request, args: &RestoreDumpArgs) -> Result<Options> {
+/// The instance whose server is restored to. What --to names is another server than the one that was backed up.
+fn target(request: &Request, args: &RestoreDumpArgs, selected: &Selected) -> Result<Instance> {
+    let dumped = &selected.manifest.instance;
+    match (&args.to_instance, &args.to) {
+        (Some(typed), _) => instance::by_name(request, "--to-instance", typed),
+        (None, Some(_)) => Ok(Instance::unconfigured(dumped.clone())),
+        (None, None) => {
+            let own = instance::configured(request, dumped).cloned();
+            Ok(own.unwrap_or_else(|| Instance::unconfigured(dumped.clone())))
+        }
+    }
+}
+
+fn options(
+    context: &Context,
+    request: &Request,
+    args: &RestoreDumpArgs,
+    target: &Instance,
+    part: Part,
+) -> Result<Options> {
     let options = Options {
         server: Server {
             to: args.to.clone(),
-            // What --to names is another server than the one that was backed up.
             connection: match args.to {
                 Some(_) => super::flags(&args.connection),
-                None => super::source_flags(request, &args.connection),
+                None => super::source_flags(request, &args.connection, target),
             },
             connect_retry: args.connection.connect_retry,
-            clients: super::clients(context, &args.connection),
+            clients: super::clients(context, &args.connection, target),
         },
         into: args.into.clone(),
         jobs: args.jobs,
@@ -60,7 +79,7 @@ fn options(context: &Context, request: &Request, args: &RestoreDumpArgs) -> Resu
         on_error: if args.keep_going { OnError::GoOn } else { OnError::Stop },
         scratch: args.scratch.clone().unwrap_or_else(|| context.scratch()),
         threads: super::threads(None),
-        part: part(args)?,
+        part,
         ownership: if args.roles.no_owner { Ownership::OfRestorer } else { Ownership::AsDumped },
         privileges: if args.roles.no_privileges { Privileges::LeaveOut } else { Privileges::AsDumped },
         role_map: dump::parse_role_map(&args.roles.role_map)?,
@@ -130,21 +149,47 @@ async fn database(
     request: &Request,
     args: &RestoreDumpArgs,
 ) -> Result<ExitCode> {
-    let options = options(context, request, args)?;
-    let source = source(request, args)?;
-    let selected = dump::select(context, &source).await?;
-    let planned = dump::plan(context, &options, &selected).await;
+    // What contradicts itself needs no repository to be refused.
+    let part = part(args)?;
+    options(context, request, args, &anywhere()?, part.clone())?;
+    let selected = dump::select(context, &source(request, args)?).await?;
+    let target = target(request, args, &selected)?;
+    let mut options = options(context, request, args, &target, part)?;
+    let reached = match target.reach(context, options.server.connect_retry).await {
+        Ok(reached) => reached,
+        Err(error) if args.dry_run => return Err(error),
+        Err(error) => {
+            let outcome = dump::execute(context, &options, &selected, Err(error)).await?;
+            return Ok(screen.finish(&outcome, text));
+        }
+    };
+    if request.drop_in.is_none() && args.to.is_none() {
+        options.server.connection.instance = reached.server.clone();
+    }
+    let done = to_server(screen, &reached.context, args, &options, &selected).await;
+    reached.leave().await;
+    done
+}
+
+async fn to_server(
+    screen: &Screen,
+    context: &Context,
+    args: &RestoreDumpArgs,
+    options: &Options,
+    selected: &Selected,
+) -> Result<ExitCode> {
+    let planned = dump::plan(context, options, selected).await;
     if args.dry_run {
         let plan = planned?;
         let mut warnings = selected.warnings();
         warnings.extend(plan.warnings.iter().cloned());
-        let items = vec![plan.preview(&options, &selected.sources.names())?];
+        let items = vec![plan.preview(options, &selected.sources.names())?];
         return Ok(screen.finish(&Outcome { items, warnings, error: None }, preview_text));
     }
     if let Ok(plan) = &planned {
-        screen.announce(&announcement(&described(&selected), plan));
+        screen.announce(&announcement(&described(selected), plan));
     }
-    let outcome = dump::execute(context, &options, &selected, planned).await?;
+    let outcome = dump::execute(context, options, selected, planned).await?;
     Ok(screen.finish(&outcome, text))
 }
 
@@ -156,12 +201,33 @@ async fn file(
     origin: &Origin,
 ) -> Result<ExitCode> {
     refuse_terminal(args)?;
-    let options = options(context, request, args)?;
+    let target = match &args.to_instance {
+        Some(typed) => instance::by_name(request, "--to-instance", typed)?,
+        None => anywhere()?,
+    };
+    let mut options = options(context, request, args, &target, part(args)?)?;
     let (subject, loaded) = dump::load(context, &options, origin).await?;
-    let planned = dump::plan_of(context, &options, subject).await;
+    let reached = target.reach(context, options.server.connect_retry).await?;
+    if args.to_instance.is_some() {
+        options.server.connection.instance = reached.server.clone();
+    }
+    let done = file_to_server(screen, &reached.context, args, &options, subject, loaded).await;
+    reached.leave().await;
+    done
+}
+
+async fn file_to_server(
+    screen: &Screen,
+    context: &Context,
+    args: &RestoreDumpArgs,
+    options: &Options,
+    subject: Subject,
+    loaded: Loaded,
+) -> Result<ExitCode> {
+    let planned = dump::plan_of(context, options, subject).await;
     if args.dry_run {
         let plan = planned?;
-        let items = vec![plan.preview(&options, &[])?];
+        let items = vec![plan.preview(options, &[])?];
         return Ok(screen.finish(&Outcome { items, warnings: plan.warnings, error: None }, preview_text));
     }
     if let Ok(plan) = &planned {
@@ -170,8 +236,13 @@ async fn file(
         let what = format!("{} ({of}{}, {})", subject.name, subject.form.called(), bytes(subject.plain_bytes));
         screen.announce(&announcement(&what, plan));
     }
-    let outcome = dump::execute_file(context, &options, loaded, planned).await?;
+    let outcome = dump::execute_file(context, options, loaded, planned).await?;
     Ok(screen.finish(&outcome, text))
+}
+
+/// A server that no configuration tells of.
+fn anywhere() -> Result<Instance> {
+    Ok(Instance::unconfigured("main".parse().doing(Kind::Unexpected, || "name an instance")?))
 }
 
 fn refuse_terminal(args: &RestoreDumpArgs) -> Result<()> {

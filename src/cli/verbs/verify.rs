@@ -26,7 +26,7 @@ pub async fn verify(screen: &mut Screen, context: &Context, request: &Request, a
 fn options(request: &Request, args: &VerifyArgs) -> Result<Options> {
     Ok(Options {
         repositories: super::repositories(request)?,
-        instance: super::named_instance(request)?,
+        instance: super::instance::named(request)?,
         database: args.dbname.clone(),
         wanted: match &args.id {
             Some(id) => Wanted::One(Which::from(id.as_str())),

@@ -1,11 +1,13 @@
 //! `pgkeep check`: finds before the night what would make a backup fail, with the fix.
 //!
-//! It reads, but for one small probe that it stores in the repository and removes again. It creates no repository.
+//! It reads, but for one small probe that it stores in the repository and removes again, and for replay of a standby
+//! that a killed dump left standing still, which it lets go on. It creates no repository.
 //! Only a finding of severity `Fail` is an error (exit code 13); warnings are for people.
 
 mod repository;
 mod rights;
 mod server;
+mod standby;
 mod tools;
 
 use std::path::PathBuf;
@@ -72,6 +74,7 @@ async fn look(context: &Context, options: &Options, meant: server::Meant) -> Res
             findings.extend(finding.filter(|finding| !findings.contains(finding)));
         }
     }
+    findings.extend(standby::left_standing(context).await);
     Ok(findings)
 }
 

@@ -1,7 +1,7 @@
 //! The server: who is let in where, and what each database holds against being dumped.
 
-use super::{Context, Options, rights, tools};
-use crate::command::databases::{self, Databases, environment_names_one};
+use super::{Context, Options, rights, standby, tools};
+use crate::command::databases::{self, Databases, one_is_named};
 use crate::command::finding::Finding;
 use crate::error::Result;
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
@@ -11,7 +11,7 @@ use crate::pg::session::{Encryption, Session, SessionOptions};
 pub enum Meant {
     Nothing,
     These(Vec<ConnectionFlags>),
-    All,
+    All { but: Vec<String> },
 }
 
 /// A database that let us in.
@@ -26,10 +26,12 @@ pub struct Reached {
 pub fn meant(context: &Context, options: &Options) -> Meant {
     let named = |typed: &String| ConnectionFlags { dbname: Some(typed.clone()), ..options.connection.clone() };
     match &options.databases {
-        Databases::All => Meant::All,
-        Databases::Exactly(name) => Meant::These(vec![databases::by_name(&options.connection, name)]),
+        Databases::All { but } => Meant::All { but: but.clone() },
+        Databases::Exactly(names) => {
+            Meant::These(names.iter().map(|name| databases::by_name(&options.connection, name)).collect())
+        }
         Databases::Named(names) if !names.is_empty() => Meant::These(names.iter().map(named).collect()),
-        Databases::Named(_) if environment_names_one(&context.environment) => {
+        Databases::Named(_) if one_is_named(&options.connection, &context.environment) => {
             Meant::These(vec![options.connection.clone()])
         }
         Databases::Named(_) => Meant::Nothing,
@@ -45,7 +47,7 @@ pub async fn look(context: &Context, options: &Options, meant: Meant, findings: 
             return Vec::new();
         }
         Meant::These(flags) => flags,
-        Meant::All => match databases::all(context, &options.connection, options.connect_retry).await {
+        Meant::All { but } => match databases::all(context, &options.connection, &but, options.connect_retry).await {
             Ok(names) => names.iter().map(|name| databases::by_name(&options.connection, name)).collect(),
             Err(error) => {
                 findings.push(Finding::of_error("postgres.connection", "PostgreSQL", &error));
@@ -92,6 +94,7 @@ async fn database(
     let warning = |text: &String| Finding::warn("postgres.connection", database.as_str(), text.as_str());
     findings.extend(target.warnings.iter().map(warning));
     findings.extend(connection(&session));
+    findings.extend(standby::look(&session).await);
     findings.extend(tools::chosen(&options.clients, session.server_version_num() / 10_000, &database).await);
     match rights::look(&session).await {
         Ok(found) => findings.extend(found),
@@ -127,11 +130,6 @@ fn connection(session: &Session) -> Vec<Finding> {
         let evidence = "everything in it passes the network in the clear";
         let finding = Finding::warn("postgres.encryption", endpoint.dbname.as_str(), evidence);
         findings.push(finding.fix("switch on ssl in the server, and connect with sslmode=verify-full"));
-    }
-    if session.in_recovery() {
-        let evidence = "long dumps of a standby are cancelled when they stand in the way of replay";
-        let finding = Finding::warn("postgres.standby", endpoint.dbname.as_str(), evidence);
-        findings.push(finding.fix("set hot_standby_feedback = on there, or max_standby_streaming_delay = -1"));
     }
     findings
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
 use crate::error::{Error, Kind, Result};
-use crate::repo::{BackupId, InstanceName, RunItem, RunOutcome, RunStatus, Which};
+use crate::repo::{BackupId, InstanceName, RunItem, RunOutcome, Which};
 use destination::Destination;
 use transfer::{Sent, Transfer};
 
@@ -242,16 +242,7 @@ fn record(items: &[Item]) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    let error = item.error.as_ref();
-    RunItem {
-        id: Some(item.id.clone()),
-        database: Some(item.database.clone()),
-        status: if error.is_none() { RunStatus::Succeeded } else { RunStatus::Failed },
-        stage: item.stage.map(str::to_owned),
-        exit_code: error.map_or(0, |error| error.kind.exit_code()),
-        error: error.map(Error::to_string),
-        hint: error.and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
-        duration_seconds: item.duration_seconds,
-    }
+    RunItem::of(Some(item.id.clone()), &item.database, item.stage, item.error.as_ref())
+        .stored(item.repositories.iter().find_map(|copy| copy.stored_bytes))
+        .lasted(item.duration_seconds)
 }

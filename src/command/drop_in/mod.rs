@@ -93,7 +93,9 @@ impl DropIn {
     /// The databases: those of the command line, else that of the env file.
     pub fn databases(&self, typed: Databases) -> Databases {
         match typed {
-            Databases::Named(names) if names.is_empty() => Databases::Exactly(self.env_file.server.database.clone()),
+            Databases::Named(names) if names.is_empty() => {
+                Databases::Exactly(vec![self.env_file.server.database.clone()])
+            }
             typed => typed,
         }
     }

@@ -12,10 +12,12 @@ use crate::digest::Sha256;
 use crate::error::Result;
 use crate::progress::Unit;
 use crate::repo::archive::fingerprint;
-use crate::repo::retention::{Candidate, Days, Keep, Standing, decide, digest_of_checksum_file, next_to_prove};
+use crate::repo::retention::{
+    Candidate, Decision, Dropped, Extent, Group, Kept, Policy, Standing, decide, digest_of_checksum_file, next_to_prove,
+};
 use crate::repo::{
-    Backup, BackupId, Catalogue, DumpStem, Ending, Entry, FlatLayout, Folder, InstanceName, ObjectName, Packing,
-    Repository, StoredName, Verb, intents, remove_backup,
+    BackupId, BackupKind, Catalogue, DumpStem, Ending, Entry, FlatLayout, Folder, Form, InstanceName, ObjectName,
+    Packing, Repository, StoredName, Verb, intents, remove_backup,
 };
 use crate::storage::Key;
 
@@ -29,26 +31,30 @@ const MAGIC: &[u8] = b"PGDMP";
 pub async fn apply(context: &Context, place: &Place, env_file: &EnvFile) -> Result<usize> {
     let repository = place.open(context).await?;
     let instance = FlatLayout::instance();
-    let (now, days) = (context.clock.now(), Days(env_file.retention_days));
+    let (now, policy) = (context.clock.now(), Policy::of_days(env_file.retention_days));
     let _lock = context.state.lock(repository.id(), &instance, Verb::Prune, now)?;
     let mut candidates = candidates(&repository, &instance, env_file).await?;
-    while let Some(stem) = next_to_prove(&candidates, days, now).map(|candidate| candidate.stem.clone()) {
+    while let Some(stem) = next_to_prove(&candidates, &policy, now).map(|candidate| candidate.stem.clone()) {
         let standing = prove(context, &repository, &instance, &stem).await;
         tracing::info!("{stem} was made without pgkeep: {}", described(&standing));
         for candidate in candidates.iter_mut().filter(|candidate| candidate.stem == stem) {
             candidate.standing = standing.clone();
         }
     }
+    // Of which databases there are others is not known here: a directory of the script has one at a time.
+    let mut decided: Vec<_> = candidates.iter().zip(decide(&candidates, &policy, &Dropped::default(), now)).collect();
+    decided.sort_by_key(|(candidate, _)| (candidate.started_at, &candidate.stem));
     let mut count = 0;
-    for decision in decide(&candidates, days, now) {
-        match decision.verdict {
-            Keep::Young => {}
-            Keep::Remove { .. } => {
-                remove_backup(&repository, &instance, &decision.stem).await?;
-                tracing::info!("{} {}", decision.stem, decision.verdict);
+    for (Candidate { stem, .. }, decision) in decided {
+        match &decision {
+            Decision::Remove(_) => {
+                remove_backup(&repository, &instance, stem).await?;
+                tracing::info!("{stem} {decision}");
                 count += 1;
             }
-            kept => tracing::info!("{} {kept}", decision.stem),
+            // Young.
+            Decision::Keep(reasons) if reasons.iter().any(|reason| matches!(reason, Kept::Within(_))) => {}
+            Decision::Keep(_) => tracing::info!("{stem} {decision}"),
         }
     }
     Ok(count)
@@ -81,30 +87,39 @@ async fn candidates(repository: &Repository, instance: &InstanceName, env_file: 
         is_archive && !is_named && endings.iter().all(|ending| ending.is_of_script())
     });
     // What options it was made with nobody knows; those of the env file are the nearest guess.
-    let filtered = env_file.extra_options.filtered;
-    let theirs = theirs.map(|(stem, _)| Candidate { stem, filtered, standing: Standing::Unproven });
+    let filtered = env_file.extra_options.is_filtered();
+    let theirs = theirs.map(|(stem, _)| candidate(&stem, filtered, Standing::Unproven));
     Ok(ours.chain(theirs).collect())
 }
 
 fn of_entry(entry: &Entry) -> Candidate {
-    let (filtered, standing) = match entry {
-        Entry::Backup(backup) => (backup.manifest.filtered, standing(backup)),
-        Entry::Unreadable(unreadable) => (false, Standing::Unknown(unreadable.error.to_string())),
-    };
-    Candidate { stem: entry.stem().clone(), filtered, standing }
+    match entry {
+        Entry::Backup(backup) => Candidate {
+            keep: backup.manifest.keep,
+            ..candidate(&backup.stem, backup.manifest.filtered, Standing::of(backup))
+        },
+        Entry::Unreadable(unreadable) => {
+            candidate(&unreadable.stem, false, Standing::Unknown(unreadable.error.to_string()))
+        }
+    }
 }
 
-fn standing(backup: &Backup) -> Standing {
-    if !backup.is_damaged() {
-        return Standing::Good;
-    }
-    Standing::Bad(backup.shortcoming().unwrap_or_else(|| "it is damaged".to_owned()))
+/// The time is that of the name, as the script's dumps have no other, and their choice of tables is not known.
+fn candidate(stem: &DumpStem, filtered: bool, standing: Standing) -> Candidate {
+    let started_at = stem.started_at().time();
+    let group = Group {
+        instance: FlatLayout::instance(),
+        kind: BackupKind::Dump,
+        database: stem.encoded_database().to_owned(),
+        extent: if filtered { Extent::Part(None) } else { Extent::Whole },
+    };
+    Candidate { stem: stem.clone(), group, started_at, finished_at: started_at, standing, keep: None }
 }
 
 /// Reads a dump of the script and compares it with the checksum beside it.
 async fn prove(context: &Context, repository: &Repository, instance: &InstanceName, stem: &DumpStem) -> Standing {
     let archive = stem.object(Ending::archive(Packing::PLAIN)).key(instance);
-    let checksum = stem.object(Ending::Checksum { packing: Packing::PLAIN }).key(instance);
+    let checksum = stem.object(Ending::checksum(Form::Custom, Packing::PLAIN)).key(instance);
     match compare(context, repository, &archive, &checksum).await {
         Ok(standing) => standing,
         Err(error) => Standing::Unknown(error.to_string()),

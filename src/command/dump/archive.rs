@@ -1,47 +1,53 @@
 //! `pg_dump` into the repository: one pass, no copy on this host.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::copies::Copies;
 use super::parts::Parts;
 use super::source::{Snapshot, Source};
-use super::{Compress, Context, Options, Stage};
+use super::{Compress, Context, Options, Stage, locks};
 use crate::command::stage::{At as _, Failed};
 use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
-use crate::pg::archive::Archive;
+use crate::pg::archive::Content;
 use crate::process::{Program, shell_word};
-use crate::progress::Unit;
+use crate::progress::{Task, Unit};
 use crate::repo::archive::ArchiveWatcher;
-use crate::repo::{Ending, StoredObject};
-use crate::stream::{Compressed, Compression, Compressor, compress, relay};
+use crate::repo::{Ending, Form, StoredObject};
+use crate::stream::{Compressed, Compression, Compressor, Observer, compress, relay};
 
 /// An archive that is stored under its final names; the manifest is still to come.
 pub struct StoredArchive {
-    pub archive: Archive,
+    pub content: Content,
     pub plain: Fingerprint,
-    /// One, or the parts in order.
+    /// One, or the parts or the files in order.
     pub objects: Vec<StoredObject>,
     pub program: PathBuf,
     /// What `pg_dump` said on standard error while it succeeded.
     pub warnings: Vec<String>,
 }
 
-/// `pg_dump`, custom format, to its standard output.
+/// `pg_dump` to its standard output; a directory is still to be named.
 pub fn command(options: &Options, source: &Source, snapshot: &Snapshot) -> Result<Program> {
-    let level = match options.compress {
-        Compress::Zstd { .. } => 0,
-        Compress::ByPgDump { level } => level,
+    let program = source.client("pg_dump")?.arg(format!("--format={}", options.format.as_str()));
+    let program = program.arg(format!("--compress={}", options.compress.word()));
+    let program = match options.form() {
+        // Its files are read and gone before a disk has them.
+        Form::Directory => program.arg(format!("--jobs={}", options.jobs())).arg("--no-sync"),
+        _ => program,
     };
-    let program = source.client("pg_dump")?.arg("--format=custom").arg(format!("--compress={level}"));
     // Else that of the role or the server's configuration, which may lack characters that the database has.
     let program = program.arg(format!("--encoding={}", source.encoding()));
     // To PostgreSQL 0 means to wait for ever, and more than this is an error.
-    let lock_wait_milliseconds = options.lock_wait.as_millis().clamp(1, i32::MAX as u128);
+    let lock_wait_milliseconds = options.lock_wait.limit.as_millis().clamp(1, i32::MAX as u128);
     let program = program.arg(format!("--lock-wait-timeout={lock_wait_milliseconds}"));
-    let program = program.args(&options.extra_options.words);
+    let program = program.args(options.filter.words());
+    // What --verbose tells is no warning: it goes to the log and nowhere else.
+    let program = if options.filter.is_verbose() { program.keeping(is_no_progress) } else { program };
     Ok(program.arg(format!("--snapshot={}", snapshot.name)).arg(format!("--dbname={}", source.dbname_argument())))
 }
 
@@ -59,14 +65,11 @@ pub async fn store(
     let task = context.monitor.task(source.database(), Unit::Bytes, Some(expected_bytes(snapshot)));
     let path = source.clients.program("pg_dump").at(Stage::Archive)?;
     let (child, stdout) = program.spawn_piped().at(Stage::Archive)?;
-    let watcher = ArchiveWatcher::new(task.clone());
-    let compressor = match options.compress {
-        Compress::Zstd { level } => compress(stdout, Compression { level, threads: options.threads }, watcher, task),
-        Compress::ByPgDump { .. } => relay(stdout, watcher, task),
-    };
+    let form = options.form();
+    let compressor = ArchiveWatcher::new(form, task.clone()).and_then(|watcher| packed(options, stdout, watcher, task));
     let stem = copies.stem().clone();
     let packing = options.compress.packing();
-    let mut parts = Parts::open(copies, packing, options.split, expected_bytes(snapshot)).await;
+    let mut parts = Parts::open(copies, form, packing, options.split, expected_bytes(snapshot)).await;
     let pumped = match compressor.at(Stage::Archive) {
         Ok(compressor) => pump(&context.interrupt, compressor, &mut parts).await,
         Err(failed) => Err(failed),
@@ -88,21 +91,33 @@ pub async fn store(
         // archive itself.
         let exit = child.wait_unless(context.interrupt.stopped()).await?;
         let warnings = exit.check().map_err(|error| with_hint(error, source.database()))?;
-        let archive = compressed.observer.finish().map_err(|error| with_words(error, &warnings))?;
-        Ok::<_, Error>((archive, warnings))
+        let content = compressed.observer.finish().map_err(|error| with_words(error, &warnings))?;
+        Ok::<_, Error>((content, warnings))
     };
-    let (archive, warnings) = match finished.await {
+    let (content, warnings) = match finished.await {
         Ok(finished) => finished,
         Err(error) => {
             parts.abort().await;
-            return Err(error).at(Stage::Archive);
+            return Err(locks::explain(error, source).await).at(Stage::Archive);
         }
     };
     let (plain, stored) = (compressed.plain, compressed.stored);
     let objects = parts.finish(stored).await?;
-    let (name, count) = (stem.object(Ending::archive(packing)), objects.len());
+    let (name, count) = (stem.object(Ending::whole(form, packing)), objects.len());
     tracing::info!("stored {name}: {} bytes of archive in {}, objects: {count}", plain.size_bytes, stored.size_bytes);
-    Ok(StoredArchive { archive, plain, objects, program: path, warnings })
+    Ok(StoredArchive { content, plain, objects, program: path, warnings })
+}
+
+/// What is stored of `input`, as it comes out.
+pub(super) fn packed<R, O>(options: &Options, input: R, observer: O, task: Arc<dyn Task>) -> Result<Compressor<O>>
+where
+    R: Read + Send + 'static,
+    O: Observer + 'static,
+{
+    match options.compress {
+        Compress::Zstd { level } => compress(input, Compression { level, threads: options.threads }, observer, task),
+        Compress::ByPgDump { .. } | Compress::Lz4 { .. } => relay(input, observer, task),
+    }
 }
 
 /// Piece by piece to the end of the stream; `None` if nobody takes it any more.
@@ -121,6 +136,13 @@ async fn pump(
     Ok(None)
 }
 
+/// Whether a line of `pg_dump --verbose` is something else than its progress: "pg_dump: reading schemas".
+fn is_no_progress(line: &str) -> bool {
+    // Before 12 errors had a module in brackets: "pg_dump: [archiver (db)] query failed".
+    const SERIOUS: [&str; 6] = ["warning:", "error:", "fatal:", "detail:", "hint:", "["];
+    line.strip_prefix("pg_dump: ").is_none_or(|said| SERIOUS.iter().any(|word| said.starts_with(word)))
+}
+
 /// What pg_dump said explains an archive that makes no sense better than the archive does.
 pub(super) fn with_words(error: Error, words: &[String]) -> Error {
     if words.is_empty() || error.kind != Kind::Verification {
@@ -132,12 +154,25 @@ pub(super) fn with_words(error: Error, words: &[String]) -> Error {
 
 const LOCKED: &str = "another session has locked that table; to see which: SELECT a.pid, a.usename, a.state, \
     l.relation::regclass, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-    WHERE l.mode = 'AccessExclusiveLock'; or wait longer: --lock-wait 10m";
+    WHERE l.mode = 'AccessExclusiveLock'; or wait longer (--lock-wait 10m), or more often (--lock-retry 10)";
 
-/// The next step after the two failures that a database in use brings about.
+const NO_MATCH: &str = "patterns are those of psql: letters outside double quotes are folded to lower case, and a table \
+    outside the search path needs its schema, as in --table 'sales.orders' or --table 'sales.\"Orders\"'";
+
+const CONFLICT: &str = "replay on the standby cancelled the dump: let pgkeep pause replay (GRANT EXECUTE ON FUNCTION \
+    pg_catalog.pg_wal_replay_pause(), pg_catalog.pg_wal_replay_resume() TO the role of the dump, on the primary), or set \
+    max_standby_streaming_delay = -1 on the standby";
+
+/// The next step after the failures that a database in use and a mistyped name bring about.
 pub(super) fn with_hint(error: Error, database: &str) -> Error {
     let words = error.to_string();
-    if words.contains("LOCK TABLE") && words.contains("statement timeout") {
+    if words.contains("no matching ") {
+        return error.hint(NO_MATCH);
+    }
+    if words.contains("conflict with recovery") {
+        return error.hint(CONFLICT);
+    }
+    if locks::is_locked_out(&error) {
         return error.hint(LOCKED);
     }
     if words.contains("permission denied") {
@@ -151,7 +186,7 @@ pub(super) fn with_hint(error: Error, database: &str) -> Error {
 }
 
 /// An archive has no indexes and no dead rows; without better knowledge its size is that of the tables.
-fn expected_bytes(snapshot: &Snapshot) -> u64 {
+pub(super) fn expected_bytes(snapshot: &Snapshot) -> u64 {
     let tables: u64 = snapshot.description.relations.iter().map(|relation| relation.size_bytes).sum();
     tables.max(1)
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::copies::Copies;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::repo::Ending;
 use crate::storage::{ObjectMeta, ObjectWriter};
 
@@ -16,7 +16,21 @@ pub struct Fan {
 impl Fan {
     /// `expected_bytes` is a guess that stores prepare for.
     pub async fn open(copies: &Copies<'_>, ending: Ending, expected_bytes: u64) -> Self {
-        let writers = copies.making().iter().map(|making| making.backup.writer(ending, Some(expected_bytes)));
+        Self::open_where(copies, ending, expected_bytes, |_| true).await
+    }
+
+    /// As [`Fan::open`], with lanes that are closed from the start where `is_wanted` says so of a copy's place.
+    pub async fn open_where(
+        copies: &Copies<'_>,
+        ending: Ending,
+        expected_bytes: u64,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> Self {
+        let is_wanted = &is_wanted;
+        let writers = copies.making().iter().enumerate().map(async |(at, making)| match is_wanted(at) {
+            true => making.backup.writer(ending, Some(expected_bytes)).await,
+            false => Err(Error::new(Kind::Storage, "this copy was given up")),
+        });
         Self { lanes: join_all(writers).await }
     }
 

@@ -1,46 +1,58 @@
 //! `pgkeep dump`: databases into a repository, proven before they count.
 //!
-//! The story of one database: connect → the lineage is ours → a snapshot, described → roles and tablespaces → an intent
+//! The story of one database: connect → the lineage is ours → replay of a standby stands still → a snapshot, described → roles and tablespaces → an intent
 //! → `pg_dump`, compressed, stored → read back → manifest. Until the last step nothing of it is a backup, and a failure
 //! anywhere removes what was stored. Several databases are dumped one after the other; one that fails does not stop the
 //! rest.
 
 mod archive;
+mod arrivals;
 mod copies;
 mod destination;
+mod directory;
 mod fan;
+mod filter;
+mod format;
 mod globals;
+mod locks;
 mod parts;
 mod plan;
 mod source;
+mod standby;
 mod to_file;
 
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
 
 use super::databases::Databases;
+use super::replay::Pause;
 use super::stage::{At as _, Failed};
 use super::{Context, Copy, Outcome, Place, Status};
-use crate::config::env_file::ExtraOptions;
 use crate::error::{Error, Kind, Result};
-use crate::pg::archive::ArchiveCompression;
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::progress::Unit;
-use crate::repo::archive::{expect, fingerprint, read_archive};
+use crate::repo::archive::{expect, fingerprint, read_dump};
+use crate::repo::directory::read_directory;
 use crate::repo::{
-    BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, Globals, GlobalsIncluded, InstanceName,
-    Kinship, Lineage, NewLineage, ObjectRole, Packing, RunItem, RunOutcome, RunStatus, ServerVersion, Source,
-    checksum_lines,
+    ArchiveFormat, BackupId, Checks, Client, Counts, DumpDetails, DumpManifest, Ending, FilterDigest, Form, Globals,
+    GlobalsIncluded, InstanceName, KeepFor, Kinship, Label, Lineage, NewLineage, ObjectRole, RunItem, RunOutcome,
+    ServerVersion, Source, checksum_lines,
 };
 use copies::{Copies, GivenUp, Making};
 use destination::{Destination, Destinations};
 
 pub use super::place::Check;
+pub use filter::{Choice, Filter, Switch};
+pub use format::Compress;
+pub use locks::LockWait;
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
+pub use standby::Replay;
 pub use to_file::{FileItem, Output, to_file};
 
 /// What to dump, whence and whereto.
@@ -53,46 +65,32 @@ pub struct Options {
     pub connect_retry: Duration,
     pub databases: Databases,
     pub clients: Search,
+    pub format: ArchiveFormat,
+    /// Tables that are dumped at the same time; only into a directory.
+    pub jobs: Option<NonZeroUsize>,
     pub compress: Compress,
     /// Threads that compress, and that decode where the archive is read again.
     pub threads: NonZeroUsize,
     /// Stores the archive in parts of at most this size.
     pub split: Option<PartSize>,
-    /// Added to what `pg_dump` is told; their level of compression is what [`Compress::ByPgDump`] was made of.
-    pub extra_options: ExtraOptions,
+    /// What of each database.
+    pub filter: Filter,
+    pub pin: Pin,
     /// `None`: each repository its own.
     pub check: Option<Check>,
     pub globals: WantedGlobals,
-    /// How long `pg_dump` waits for a table that others have locked.
-    pub lock_wait: Duration,
+    /// For tables that others have locked.
+    pub lock_wait: LockWait,
     pub lineage: NewLineage,
+    /// Of a standby that is dumped.
+    pub replay: Replay,
 }
 
-/// Who compresses the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compress {
-    /// We do, around it: frames of zstd.
-    Zstd { level: i32 },
-    /// `pg_dump` does, inside it, with gzip; 0 is not at all. The archive is stored as it comes, and so are the globals.
-    ByPgDump { level: u8 },
-}
-
-impl Compress {
-    /// How archive and globals are stored.
-    pub fn packing(self) -> Packing {
-        match self {
-            Self::Zstd { .. } => Packing::ZSTD,
-            Self::ByPgDump { .. } => Packing::PLAIN,
-        }
-    }
-
-    /// As the manifest has it, of an archive whose header says how it is compressed inside.
-    fn recorded(self, inside: ArchiveCompression) -> crate::repo::Compression {
-        match self {
-            Self::Zstd { level } => crate::repo::Compression::zstd(level),
-            Self::ByPgDump { level } => crate::repo::Compression::by_pg_dump(inside, Some(level.into())),
-        }
-    }
+/// What the user says of the backup that is about to be made.
+#[derive(Clone, Debug, Default)]
+pub struct Pin {
+    pub label: Option<Label>,
+    pub keep: Option<KeepFor>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +104,7 @@ pub enum WantedGlobals {
 pub enum Stage {
     Connect,
     Lineage,
+    Standby,
     Describe,
     Globals,
     Claim,
@@ -119,6 +118,7 @@ impl Stage {
         match self {
             Stage::Connect => "connect",
             Stage::Lineage => "lineage",
+            Stage::Standby => "standby",
             Stage::Describe => "describe",
             Stage::Globals => "globals",
             Stage::Claim => "claim",
@@ -145,6 +145,10 @@ pub struct Item {
     pub plain_bytes: Option<u64>,
     pub globals: Option<GlobalsIncluded>,
     pub checks: Option<Checks>,
+    /// Which choice of the database it is, where it is not the whole.
+    pub filter: Option<FilterDigest>,
+    /// For how long replay stood still on the standby; `None` where it was not paused.
+    pub replay_paused_seconds: Option<f64>,
     pub repositories: Vec<Copy>,
     pub warnings: Vec<String>,
     pub error: Option<Error>,
@@ -163,11 +167,45 @@ impl super::Item for Item {
     }
 }
 
+impl Item {
+    /// A database of several instances' that its own did not come to.
+    pub fn unbegun(instance: &InstanceName, database: &str, error: Error) -> Self {
+        Self {
+            status: Status::Failed,
+            stage: Some(Stage::Connect.as_str()),
+            error: Some(error),
+            ..Self::begun(instance, database)
+        }
+    }
+
+    /// Nothing is known of it yet. What fails is not a backup and has no id that anything could be done with.
+    fn begun(instance: &InstanceName, database: &str) -> Self {
+        Self {
+            id: None,
+            instance: instance.clone(),
+            database: database.to_owned(),
+            status: Status::Ok,
+            stage: None,
+            duration_seconds: 0.0,
+            plain_bytes: None,
+            globals: None,
+            checks: None,
+            filter: None,
+            replay_paused_seconds: None,
+            repositories: Vec::new(),
+            warnings: Vec::new(),
+            error: None,
+            manifest: None,
+        }
+    }
+}
+
 /// Plans and executes; a run that could not be planned is recorded.
 pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Item>> {
     match plan(context, options).await {
         Ok(plan) => execute(context, options, plan).await,
         Err(error) => {
+            let error = context.interrupt.explain(error).await;
             record_unplanned(context, options, &error).await;
             Err(error)
         }
@@ -216,21 +254,10 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem {
-        id: item.id.clone(),
-        database: Some(item.database.clone()),
-        status: match item.status {
-            Status::Ok => RunStatus::Succeeded,
-            Status::Partial => RunStatus::Partial,
-            Status::Failed | Status::NotVerified => RunStatus::Failed,
-        },
-        stage: item.stage.map(str::to_owned),
-        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
-        error: item.error.as_ref().map(Error::to_string),
-        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: item.repositories.iter().find_map(|copy| copy.stored_bytes),
-        duration_seconds: item.duration_seconds,
-    }
+    let of = RunItem::of(item.id.clone(), &item.database, item.stage, item.error.as_ref())
+        .stored(item.repositories.iter().find_map(|copy| copy.stored_bytes))
+        .lasted(item.duration_seconds);
+    RunItem { filter: item.filter.clone(), replay_paused_seconds: item.replay_paused_seconds, ..of }
 }
 
 struct Dumper<'a> {
@@ -257,36 +284,68 @@ struct Contents {
 impl Dumper<'_> {
     async fn dump(&mut self, planned: PlannedItem) -> Item {
         let started = Instant::now();
-        let database = planned.name.clone();
         let mut warnings = Vec::new();
-        let done = self.dump_database(&planned, &mut warnings).await;
+        let mut pause = Pause::default();
+        let done = self.dump_with_patience(&planned, &mut pause, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
-        let item = Item {
-            // What failed is not a backup and has no id that anything could be done with.
-            id: None,
-            instance: self.options.instance.clone(),
-            database,
-            status: Status::Ok,
-            stage: None,
-            duration_seconds,
-            plain_bytes: None,
-            globals: None,
-            checks: None,
-            repositories: Vec::new(),
-            warnings,
-            error: None,
-            manifest: None,
-        };
+        let begun = Item::begun(&self.options.instance, &planned.name);
+        let (filter, replay_paused_seconds) = (self.options.filter.digest(), pause.seconds());
+        let item = Item { duration_seconds, warnings, filter, replay_paused_seconds, ..begun };
         match done {
             Ok(dumped) => self.dumped(item, dumped),
-            Err(Failed { stage, error }) => Item {
-                status: Status::Failed,
-                stage: Some(stage.as_str()),
-                repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
-                error: Some(in_stage(&item.database, stage, error)),
-                ..item
-            },
+            Err(Failed { stage, error }) => {
+                let error = self.context.interrupt.explain(error).await;
+                Item {
+                    status: Status::Failed,
+                    stage: Some(stage.as_str()),
+                    repositories: self.options.repositories.iter().map(|place| not_stored(&place.name, None)).collect(),
+                    error: Some(in_stage(&item.database, stage, error)),
+                    ..item
+                }
+            }
         }
+    }
+
+    /// As often as it takes until no table is locked by others, within reason. Each attempt has a snapshot of its own,
+    /// and of one that failed nothing is left.
+    async fn dump_with_patience(
+        &mut self,
+        planned: &PlannedItem,
+        pause: &mut Pause,
+        warnings: &mut Vec<String>,
+    ) -> Result<Dumped, Failed<Stage>> {
+        let LockWait { retries, .. } = self.options.lock_wait;
+        let (mut attempt, mut last) = (0, None);
+        loop {
+            attempt += 1;
+            warnings.clear();
+            let done = self.dump_or_panic(planned, pause, warnings).await;
+            let locked = match &done {
+                Err(failed) if attempt <= retries && locks::is_locked_out(&failed.error) => failed.error.to_string(),
+                _ => {
+                    warnings.extend(last);
+                    return done;
+                }
+            };
+            let gave_up = format!("attempt {attempt} of {} met a locked table: {locked}", u64::from(retries) + 1);
+            tracing::info!("{gave_up}");
+            last = Some(gave_up);
+            let interrupt = &self.context.interrupt;
+            let pause = tokio::time::sleep(self.options.lock_wait.pause());
+            interrupt.guard(async { Ok(pause.await) }).await.at(Stage::Archive)?;
+        }
+    }
+
+    /// However it ends, replay of a standby goes on: after a panic, too, which goes on after that.
+    async fn dump_or_panic(
+        &mut self,
+        planned: &PlannedItem,
+        pause: &mut Pause,
+        warnings: &mut Vec<String>,
+    ) -> Result<Dumped, Failed<Stage>> {
+        let done = AssertUnwindSafe(self.dump_database(planned, pause, warnings)).catch_unwind().await;
+        warnings.extend(pause.end(self.context).await);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// The database is backed up, in every repository or in some.
@@ -362,6 +421,7 @@ impl Dumper<'_> {
     async fn dump_database(
         &mut self,
         planned: &PlannedItem,
+        pause: &mut Pause,
         warnings: &mut Vec<String>,
     ) -> Result<Dumped, Failed<Stage>> {
         let interrupt = &self.context.interrupt;
@@ -371,6 +431,8 @@ impl Dumper<'_> {
         tracing::info!("{:?}: {}, by clients {}", source.database(), source.describe_server(), source.clients.version);
         let (lineage, warning) = self.judge_lineage(&source).await.at(Stage::Lineage)?;
         warnings.extend(warning);
+        let standby = interrupt.guard(standby::begin(self.context, self.options, &source, pause)).await;
+        warnings.extend(standby.at(Stage::Standby)?);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
         let packing = self.options.compress.packing();
         let globals = globals::take(interrupt, &source, self.options.globals, packing).await.at(Stage::Globals)?;
@@ -378,7 +440,7 @@ impl Dumper<'_> {
 
         let mut copies = Copies::begin(self.context, &self.destinations, source.database()).await?;
         let stored = async {
-            let contents = self.store(&source, snapshot, globals, &mut copies, warnings).await?;
+            let contents = self.store(&source, snapshot, globals, &mut copies, pause, warnings).await?;
             self.begin_lineage(lineage, &mut copies).await?;
             Ok(contents)
         };
@@ -423,18 +485,30 @@ impl Dumper<'_> {
         snapshot: source::Snapshot,
         globals: globals::Globals,
         copies: &mut Copies<'_>,
+        pause: &mut Pause,
         warnings: &mut Vec<String>,
     ) -> Result<Contents, Failed<Stage>> {
         let started = Instant::now();
         let started_at = copies.stem().started_at().time();
-        let stored = archive::store(self.context, self.options, source, &snapshot, copies).await?;
+        let form = self.options.form();
+        let stored = match form {
+            Form::Directory => directory::store(self.context, self.options, source, &snapshot, copies).await?,
+            _ => archive::store(self.context, self.options, source, &snapshot, copies).await?,
+        };
+        // What comes now is between us and the repository.
+        warnings.extend(pause.end(self.context).await);
         warnings.extend(stored.warnings.iter().cloned());
 
-        let details = DumpDetails::new(snapshot.description, stored.archive.toc.owners(), stored.warnings);
+        let details = DumpDetails::new(
+            snapshot.description,
+            stored.content.owners(),
+            self.options.filter.choice(),
+            stored.warnings,
+        );
         let packing = self.options.compress.packing();
-        let inside = stored.archive.header.compression;
+        let inside = stored.content.compression();
         let mut objects = stored.objects;
-        let mut small = vec![(Ending::Checksum { packing }, checksum_lines(&objects).into())];
+        let mut small = vec![(Ending::checksum(form, packing), checksum_lines(&objects).into())];
         small.extend(globals.body.map(|body| (Ending::Globals { packing }, body)));
         small.push((Ending::DETAILS, details.to_stored().at(Stage::Commit)?));
         for (ending, body) in small {
@@ -448,10 +522,7 @@ impl Dumper<'_> {
             instance: self.options.instance.clone(),
             database: source.database().to_owned(),
             system_identifier: source.system_identifier(),
-            server: ServerVersion {
-                number: source.server_version(),
-                text: stored.archive.header.server_version.clone(),
-            },
+            server: ServerVersion { number: source.server_version(), text: stored.content.server_version().to_owned() },
             source: Source { host: source.host(), port: source.port() },
             backup_host: self.context.host.clone(),
             started_at,
@@ -461,18 +532,18 @@ impl Dumper<'_> {
                 program: stored.program.display().to_string(),
                 version: source.clients.version.text.clone(),
             },
-            archive_format: crate::repo::ArchiveFormat::Custom,
-            archive_version: Some(stored.archive.header.version.to_string()),
+            archive_format: self.options.format,
+            archive_version: stored.content.header().map(|header| header.version.to_string()),
             encryption: None,
             compression: self.options.compress.recorded(inside),
             plain: stored.plain,
             objects,
             globals: Globals { included: globals.included, reason: globals.reason },
             checks: Checks { decoded: inside.is_decoded(), read_back: false },
-            filtered: self.options.extra_options.filtered,
-            filter: None,
-            label: None,
-            keep: None,
+            filtered: self.options.filter.is_filtered(),
+            filter: self.options.filter.digest(),
+            label: self.options.pin.label.as_ref().map(|label| label.as_str().to_owned()),
+            keep: self.options.pin.keep.map(|keep| keep.from(started_at)),
             counts: counts(&details),
             database_size_bytes: Some(details.description.database.size_bytes),
             pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -494,7 +565,11 @@ impl Dumper<'_> {
         let task = self.context.monitor.task("read back", Unit::Bytes, Some(manifest.plain.size_bytes));
         let threads = self.options.threads;
         let read = async {
-            read_archive(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            if manifest.form() == Form::Directory {
+                read_directory(repository, stem, manifest, None, threads, task.clone()).await?;
+            } else {
+                read_dump(repository, stem, manifest, std::io::sink(), threads, task.clone()).await?;
+            }
             for object in manifest.objects.iter().filter(|object| object.role != ObjectRole::Archive) {
                 let key = object.key(&manifest.instance);
                 let reader = repository.storage().read(&key, None).await?;

@@ -14,7 +14,7 @@ use super::fan::Fan;
 use crate::command::stage::{At as _, Failed};
 use crate::digest::{Fingerprint, Fingerprinter};
 use crate::error::{Error, Kind, Result};
-use crate::repo::{Coding, Ending, Packing, PartNumber, StoredObject};
+use crate::repo::{Coding, Ending, Form, Packing, PartNumber, StoredObject};
 use crate::storage::ObjectMeta;
 
 /// Most bytes of a part.
@@ -72,6 +72,7 @@ impl fmt::Display for PartSize {
 /// What comes is written to the open part of every copy. Never without an open part.
 pub struct Parts<'c, 'd> {
     copies: &'c mut Copies<'d>,
+    form: Form,
     packing: Packing,
     /// `None`: everything goes into one object.
     size: Option<PartSize>,
@@ -92,13 +93,14 @@ impl<'c, 'd> Parts<'c, 'd> {
     /// `expected_bytes` is a guess that stores prepare for.
     pub async fn open(
         copies: &'c mut Copies<'d>,
+        form: Form,
         packing: Packing,
         size: Option<PartSize>,
         expected_bytes: u64,
     ) -> Self {
         let number = size.map(|_| PartNumber::FIRST);
-        let open = Part::open(copies, packing, number, size, expected_bytes).await;
-        Self { copies, packing, size, expected_bytes, open, stored: Vec::new() }
+        let open = Part::open(copies, form, packing, number, size, expected_bytes).await;
+        Self { copies, form, packing, size, expected_bytes, open, stored: Vec::new() }
     }
 
     /// Whether any copy still takes what comes.
@@ -133,10 +135,11 @@ impl<'c, 'd> Parts<'c, 'd> {
             _ => None,
         };
         let Some(number) = number else { return Err(self.too_many()).at(Stage::Archive) };
-        let next = Part::nothing(Ending::Archive { packing: self.packing, part: Some(number) });
+        let next = Part::nothing(Ending::Archive { form: self.form, packing: self.packing, part: Some(number) });
         let done = std::mem::replace(&mut self.open, next);
         self.close(done, None).await?;
-        self.open = Part::open(self.copies, self.packing, Some(number), self.size, self.expected_bytes).await;
+        self.open =
+            Part::open(self.copies, self.form, self.packing, Some(number), self.size, self.expected_bytes).await;
         Ok(())
     }
 
@@ -172,7 +175,7 @@ impl<'c, 'd> Parts<'c, 'd> {
 
     /// Ends the last part. `whole` is everything that was written.
     pub async fn finish(mut self, whole: Fingerprint) -> Result<Vec<StoredObject>, Failed<Stage>> {
-        let last = std::mem::replace(&mut self.open, Part::nothing(Ending::archive(self.packing)));
+        let last = std::mem::replace(&mut self.open, Part::nothing(Ending::whole(self.form, self.packing)));
         self.close(last, Some(whole)).await?;
         Ok(self.stored)
     }
@@ -186,12 +189,13 @@ impl<'c, 'd> Parts<'c, 'd> {
 impl Part {
     async fn open(
         copies: &Copies<'_>,
+        form: Form,
         packing: Packing,
         part: Option<PartNumber>,
         size: Option<PartSize>,
         expected_bytes: u64,
     ) -> Self {
-        let ending = Ending::Archive { packing, part };
+        let ending = Ending::Archive { form, packing, part };
         let expected_bytes = size.map_or(expected_bytes, |size| size.bytes().min(expected_bytes));
         let fan = Fan::open(copies, ending, expected_bytes).await;
         Self { ending, fan, seen: part.map(|_| Fingerprinter::new()) }
@@ -210,7 +214,8 @@ impl Part {
     }
 }
 
-fn confirm(meta: &ObjectMeta, stored: Fingerprint) -> Result<()> {
+/// Whether the store has as much as was sent.
+pub(super) fn confirm(meta: &ObjectMeta, stored: Fingerprint) -> Result<()> {
     if meta.size_bytes == stored.size_bytes {
         return Ok(());
     }

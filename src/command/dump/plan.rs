@@ -4,12 +4,13 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::source::Source;
-use super::{Check, Compress, Context, Options, WantedGlobals};
+use super::{Check, Compress, Context, Options, Replay, WantedGlobals};
 use crate::command::Place;
 use crate::command::databases::{self, Databases};
 use crate::config::environment::Environment;
 use crate::error::{Error, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
+use crate::repo::{ArchiveFormat, InstanceName};
 use crate::storage::{Fault, Missing};
 
 /// What will be dumped.
@@ -29,19 +30,23 @@ pub struct PlannedItem {
 
 /// Finds out which databases are meant; asks the server only for `--all`.
 pub async fn plan(context: &Context, options: &Options) -> Result<Plan> {
+    options.check_format()?;
     let items = match &options.databases {
         Databases::Named(names) if names.is_empty() => vec![item(context, options.connection.clone())?],
         Databases::Named(names) => {
             let once = names.iter().enumerate().filter(|(at, name)| !names[..*at].contains(name));
             once.map(|(_, name)| named(context, options, name)).collect::<Result<_>>()?
         }
-        Databases::Exactly(name) => vec![item(context, databases::by_name(&options.connection, name))?],
-        Databases::All => context.interrupt.guard(all(context, options)).await?,
+        Databases::Exactly(names) => {
+            let by_name = |name: &String| item(context, databases::by_name(&options.connection, name));
+            names.iter().map(by_name).collect::<Result<_>>()?
+        }
+        Databases::All { but } => context.interrupt.guard(all(context, options, but)).await?,
     };
     let warnings = match &options.databases {
         Databases::Named(names) if names.iter().any(|typed| holds_password(typed)) => vec![PASSWORD.to_owned()],
         Databases::Named(_) | Databases::Exactly(_) => Vec::new(),
-        Databases::All => items.iter().filter_map(unspeakable).collect(),
+        Databases::All { .. } => items.iter().filter_map(unspeakable).collect(),
     };
     Ok(Plan { items, warnings })
 }
@@ -78,8 +83,8 @@ fn holds_password(typed: &str) -> bool {
     target.is_ok_and(|target| target.hosts.iter().any(|host| host.password.is_some()))
 }
 
-async fn all(context: &Context, options: &Options) -> Result<Vec<PlannedItem>> {
-    let names = databases::all(context, &options.connection, options.connect_retry).await?;
+async fn all(context: &Context, options: &Options, but: &[String]) -> Result<Vec<PlannedItem>> {
+    let names = databases::all(context, &options.connection, but, options.connect_retry).await?;
     let item = |name: String| PlannedItem { flags: databases::by_name(&options.connection, &name), name };
     Ok(names.into_iter().map(item).collect())
 }
@@ -121,14 +126,12 @@ impl crate::command::Item for Preview {
     }
 }
 
-/// Connects and looks, stores nothing.
-pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<Preview> {
-    let mut previews = Vec::new();
-    for planned in &plan.items {
-        let found = context.interrupt.guard(preview_one(context, options, planned)).await;
-        previews.push(found.unwrap_or_else(|error| Preview {
-            instance: options.instance.to_string(),
-            database: planned.name.clone(),
+impl Preview {
+    /// A database that cannot be looked at.
+    pub fn unseen(instance: &InstanceName, database: &str, error: Error) -> Self {
+        Self {
+            instance: instance.to_string(),
+            database: database.to_owned(),
             server: String::new(),
             client: String::new(),
             database_size_bytes: 0,
@@ -136,7 +139,16 @@ pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<P
             repositories: Vec::new(),
             steps: Vec::new(),
             error: Some(error),
-        }));
+        }
+    }
+}
+
+/// Connects and looks, stores nothing.
+pub async fn preview(context: &Context, options: &Options, plan: &Plan) -> Vec<Preview> {
+    let mut previews = Vec::new();
+    for planned in &plan.items {
+        let found = context.interrupt.guard(preview_one(context, options, planned)).await;
+        previews.push(found.unwrap_or_else(|error| Preview::unseen(&options.instance, &planned.name, error)));
     }
     previews
 }
@@ -145,7 +157,14 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
     let source = Source::connect(context, options, planned).await?;
     let snapshot = source.snapshot().await?;
     let repositories = join_all(options.repositories.iter().map(|place| previewed(context, place))).await;
-    let mut steps = vec![super::archive::command(options, &source, &snapshot)?.command_line()];
+    let mut program = super::archive::command(options, &source, &snapshot)?;
+    if options.format == ArchiveFormat::Directory {
+        program = program.arg(format!("--file={}", context.scratch().join("pgkeep-staging-XXXXXXXX/dump").display()));
+    }
+    let mut steps = vec![program.command_line()];
+    if source.session().in_recovery() && options.replay == Replay::Pause {
+        steps.insert(0, "pause replay on the standby until pg_dump has ended".to_owned());
+    }
     if options.globals == WantedGlobals::Include {
         steps.push(super::globals::command(&source, super::globals::Passwords::Include)?.command_line());
     }
@@ -153,7 +172,9 @@ async fn preview_one(context: &Context, options: &Options, planned: &PlannedItem
         Compress::Zstd { level } => {
             format!("compress with zstd:{level} on {} threads, decode and compare", options.threads)
         }
+        Compress::ByPgDump { level: 0 } => "store it as it comes".to_owned(),
         Compress::ByPgDump { .. } => "store it as it comes, and decode what pg_dump compressed".to_owned(),
+        Compress::Lz4 { .. } => "store it as it comes; what pg_dump compresses with lz4 is not decoded".to_owned(),
     });
     if let Some(size) = options.split {
         steps.push(format!("cut it into parts of at most {size} bytes"));

@@ -12,6 +12,7 @@ use crate::repo::SystemIdentifier;
 
 pub struct Source {
     session: Session,
+    target: ConnectTarget,
     connection: ChildConnection,
     environment: Environment,
     pub clients: Tools,
@@ -30,9 +31,18 @@ impl Source {
         let session_options = SessionOptions { retry_budget: options.connect_retry, ..SessionOptions::default() };
         let session = Session::connect(&target, &session_options).await?;
         let clients = options.clients.for_server(session.server_version_num() / 10_000).await?;
-        let connection = ChildConnection::new(&target, session.endpoint(), &context.scratch())?;
-        let warnings = target.warnings;
-        Ok(Self { session, connection, environment: context.environment.clone(), clients, warnings })
+        options.compress.check_clients(&clients)?;
+        let connection = clients.connection(&target, session.endpoint(), &context.scratch())?;
+        let warnings = target.warnings.clone();
+        Ok(Self { session, target, connection, environment: context.environment.clone(), clients, warnings })
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn target(&self) -> &ConnectTarget {
+        &self.target
     }
 
     pub fn database(&self) -> &str {
@@ -87,8 +97,8 @@ impl Source {
 
     /// One of the client programs, with the connection in its environment.
     pub fn client(&self, name: &str) -> Result<Program> {
-        let environment = crate::pg::tools::environment(&self.environment, &self.connection);
-        Ok(Program::new(self.clients.program(name)?, environment).arg("--no-password"))
+        let program = self.clients.client(name, &self.environment, &self.connection, &[])?;
+        Ok(program.arg("--no-password"))
     }
 
     /// The value of `--dbname` that names the database and nothing else, whatever characters it has.

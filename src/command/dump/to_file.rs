@@ -18,6 +18,7 @@ use super::{Context, Options, Plan, PlannedItem, plan};
 use crate::command::{Outcome, Status};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::progress::Unit;
+use crate::repo::Form;
 use crate::repo::archive::ArchiveWatcher;
 use crate::stream::relay;
 
@@ -101,7 +102,8 @@ async fn dump(
     tracing::info!("{}", program.command_line());
     let task = context.monitor.task(source.database(), Unit::Bytes, None);
     let (child, stdout) = program.spawn_piped()?;
-    let mut stream = relay(stdout, ArchiveWatcher::new(task.clone()), task)?;
+    let watcher = ArchiveWatcher::new(Form::Custom, task.clone())?;
+    let mut stream = relay(stdout, watcher, task)?;
     let pumped = async {
         while let Some(piece) = stream.next().await? {
             unfinished = unfinished.write(piece).await?;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Context, Copy, Moment, Options, Outcome, PassedOver, Proven, Summary, copies_of, read};
 use crate::command::repo_flags;
 use crate::error::{Error, Kind, Result};
-use crate::repo::{BackupId, Holding, InstanceName, Series};
+use crate::repo::{BackupId, FilterDigest, Holding, InstanceName, Keep, Series};
 
 /// One line of the list.
 #[derive(Debug, Serialize)]
@@ -24,6 +24,12 @@ pub struct Listed {
     pub plain_bytes: Option<u64>,
     pub stored_bytes: Option<u64>,
     pub proven: Option<Proven>,
+    /// What its user called it.
+    pub label: Option<String>,
+    /// Until when it is kept by its user's word.
+    pub keep: Option<Keep>,
+    /// Which choice of the database it holds; `None` is the whole.
+    pub filter: Option<FilterDigest>,
     /// Where copies of it lie.
     pub repositories: Vec<Copy>,
 }
@@ -92,6 +98,9 @@ fn listed(holding: &Holding) -> Listed {
         plain_bytes: manifest.map(|manifest| manifest.plain.size_bytes),
         stored_bytes: manifest.map(|manifest| manifest.stored_bytes()),
         proven: backup.map(|_| Proven::of(holding)),
+        label: manifest.and_then(|manifest| manifest.label.clone()),
+        keep: manifest.and_then(|manifest| manifest.keep),
+        filter: manifest.and_then(|manifest| manifest.filter.clone()),
         repositories: copies_of(holding),
     }
 }

@@ -1,9 +1,12 @@
 //! `pgkeep report`: what is stored, and whether it can be trusted. Reads only, and records no run.
 
 mod backups;
+mod expected;
 mod overview;
 mod runs;
 mod show;
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
@@ -15,6 +18,7 @@ use crate::repo::{
 };
 
 pub use backups::{Latest, Listed, State, latest, list};
+pub use expected::Expected;
 pub use overview::{Attempt, DatabaseReport, InstanceReport, Kept, overview};
 pub use runs::{RunLine, runs};
 pub use show::{ProofLine, Shown, ShownCopy, show};
@@ -25,6 +29,8 @@ pub struct Options {
     pub repositories: Vec<Place>,
     pub instance: Option<InstanceName>,
     pub database: Option<String>,
+    /// What the configuration wants of instances.
+    pub expected: BTreeMap<InstanceName, Expected>,
 }
 
 /// A moment as documents have it: RFC 3339, UTC, whole seconds.

@@ -6,7 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::runs::reason;
-use super::{Context, Copy, Moment, Options, Outcome, PassedOver, State, Summary, copies_of, read, seen_runs};
+use super::{
+    Context, Copy, Expected, Moment, Options, Outcome, PassedOver, State, Summary, copies_of, read, seen_runs,
+};
 use crate::command::finding::{Finding, error_of};
 use crate::command::{Reading, Unread, repo_flags};
 use crate::error::Result;
@@ -70,12 +72,17 @@ pub async fn overview(context: &Context, options: &Options) -> Result<Outcome<In
     let runs = seen_runs(context, options, &mut reading.repositories).await?;
     let series = reading.union.series();
     let now = context.clock.now();
-    let instances: BTreeSet<&InstanceName> =
+    let mut instances: BTreeSet<&InstanceName> =
         series.iter().map(|series| series.instance).chain(runs.iter().map(|run| &run.instance)).collect();
+    // One that is to have backups is missed where it has none.
+    let missed = options.expected.iter().filter(|(_, it)| it.max_age.is_some() && it.databases.is_some());
+    instances.extend(missed.map(|(name, _)| name));
     let flags = repo_flags(&options.repositories);
     let place = |instance| Place { flags: &flags, instance, reading: &reading };
+    let unexpected = Expected::default();
+    let expected = |instance| options.expected.get(instance).unwrap_or(&unexpected);
     let items: Vec<InstanceReport> =
-        instances.into_iter().map(|instance| instance_report(place(instance), &series, &runs, now)).collect();
+        instances.into_iter().map(|one| instance_report(place(one), expected(one), &series, &runs, now)).collect();
     // Where there is no instance that these could stand with, they are told all the same.
     let unread: Vec<Finding> = reading.repositories.unread.iter().map(unread_finding).collect();
     let error = error_of(unread.iter().chain(items.iter().flat_map(|item| &item.findings)));
@@ -84,15 +91,20 @@ pub async fn overview(context: &Context, options: &Options) -> Result<Outcome<In
 
 /// What is said of one instance comes from here.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+pub(super) struct Place<'a> {
     /// Where a command has to look, so that the ones that are proposed can be pasted.
     flags: &'a str,
-    instance: &'a InstanceName,
+    pub instance: &'a InstanceName,
     reading: &'a Reading,
 }
 
 impl Place<'_> {
-    fn command(&self, words: &[&str]) -> String {
+    /// Whether what is not seen is not there.
+    pub fn sees_all(&self) -> bool {
+        self.reading.repositories.unread.is_empty()
+    }
+
+    pub fn command(&self, words: &[&str]) -> String {
         let words = words.iter().map(|word| shell_word(word.as_ref())).collect::<Vec<_>>().join(" ");
         format!("pgkeep {words}{} --instance {}", self.flags, self.instance)
     }
@@ -103,7 +115,13 @@ fn unread_finding(unread: &Unread) -> Finding {
     Finding::of_error("repository-unread", unread.name.as_str(), &unread.error)
 }
 
-fn instance_report(place: Place, series: &[Series], runs: &[SeenRun], now: DateTime<Utc>) -> InstanceReport {
+fn instance_report(
+    place: Place,
+    expected: &Expected,
+    series: &[Series],
+    runs: &[SeenRun],
+    now: DateTime<Utc>,
+) -> InstanceReport {
     let instance = place.instance;
     let series: Vec<&Series> = series.iter().filter(|series| series.instance == instance).collect();
     let runs: Vec<&SeenRun> = runs.iter().filter(|run| run.instance == *instance).collect();
@@ -134,6 +152,7 @@ fn instance_report(place: Place, series: &[Series], runs: &[SeenRun], now: DateT
         findings.extend(failed_attempt(&report));
         databases.push(report);
     }
+    findings.extend(expected.findings(place, &databases));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     InstanceReport { instance: instance.clone(), databases, findings }
 }
@@ -167,15 +186,16 @@ fn kept(series: &Series, repository: &str) -> Kept {
     Kept { name: repository.to_owned(), backups, stored_bytes }
 }
 
-/// The newest dump of each database that was tried and has ended.
+/// The newest dump of each database that was tried and has ended; one of a part of it only where the whole was never
+/// tried.
 fn last_attempts(runs: &[&SeenRun]) -> BTreeMap<String, Attempt> {
     let mut attempts = BTreeMap::new();
+    let items = || dumps(runs).flat_map(|record| record.items.iter().map(move |item| (record, item)));
+    let (parts, wholes): (Vec<_>, Vec<_>) = items().partition(|(_, item)| item.filter.is_some());
     // Oldest first: the newer one takes the place of the older.
-    for record in dumps(runs) {
-        for item in &record.items {
-            if let Some(database) = &item.database {
-                attempts.insert(database.clone(), attempt(record, item));
-            }
+    for (record, item) in parts.into_iter().chain(wholes) {
+        if let Some(database) = &item.database {
+            attempts.insert(database.clone(), attempt(record, item));
         }
     }
     attempts
@@ -340,8 +360,10 @@ fn no_good_backup(place: Place, report: &DatabaseReport, why: String) -> Finding
 /// The newest backup is whole, and was meant to hold a part: somebody chose that, and should know what it means.
 fn only_parts(series: &Series, report: &DatabaseReport) -> Option<Finding> {
     let newest = series.newest().filter(|newest| State::of(newest) == State::Filtered)?;
-    let evidence =
-        format!("there is no backup of the whole: {} and its like leave out data, as their options say", newest.id());
+    let evidence = format!(
+        "there is no backup of the whole: {} and its like leave out data, objects or rights, as their options say",
+        newest.id()
+    );
     let fix =
         "a part is restored by its id; for the whole, dump without such options (in an env file: PG_DUMP_EXTRA_OPTS)";
     Some(Finding::warn("only-parts", report.database.as_str(), evidence).fix(fix))

@@ -6,12 +6,13 @@ use serde::Serialize;
 use super::{Context, Depth, Options};
 use crate::digest::Fingerprint;
 use crate::error::{Error, Kind};
-use crate::pg::archive::Archive;
+use crate::pg::archive::Content;
 use crate::progress::{Task, Unit};
-use crate::repo::archive::{fingerprint, read_archive};
+use crate::repo::archive::{fingerprint, read_dump};
+use crate::repo::directory::read_directory;
 use crate::repo::{
-    Backup, CompressionMethod, DumpDetails, DumpManifest, DumpStem, Ending, GlobalsIncluded, ObjectName, ObjectRole,
-    Repository, StoredObject, unpack,
+    Backup, CompressionMethod, DumpDetails, DumpManifest, DumpStem, Ending, Form, GlobalsIncluded, ObjectName,
+    ObjectRole, Repository, StoredObject, unpack,
 };
 use crate::storage::{Fault, StorageError};
 
@@ -112,7 +113,8 @@ impl Reader<'_> {
     /// Every dump has a checksum and details, and globals if it says so.
     fn what_the_manifest_lacks(&mut self) {
         let packing = self.manifest().packing();
-        let mut needed = vec![Ending::Checksum { packing }, Ending::details_beside(packing)];
+        let checksum = Ending::checksum(self.manifest().form(), packing);
+        let mut needed = vec![checksum, Ending::details_beside(packing)];
         if self.manifest().globals.included != GlobalsIncluded::NotIncluded {
             needed.push(Ending::Globals { packing });
         }
@@ -245,10 +247,20 @@ impl Reader<'_> {
         let Some(&object) = objects.first() else { return };
         let task = std::sync::Arc::clone(&self.task);
         let (stem, threads) = (&self.backup.stem, self.options.threads);
-        match read_archive(self.repository, stem, &self.backup.manifest, std::io::sink(), threads, task).await {
-            Ok((archive, _)) => {
+        let manifest = &self.backup.manifest;
+        let read = match manifest.form() {
+            Form::Directory => {
+                read_directory(self.repository, stem, manifest, None, threads, task).await.map(Content::Archive)
+            }
+            _ => {
+                let read = read_dump(self.repository, stem, manifest, std::io::sink(), threads, task).await;
+                read.map(|(content, _)| content)
+            }
+        };
+        match read {
+            Ok(content) => {
                 self.seen.read_bytes += objects.iter().map(|object| object.size_bytes).sum::<u64>();
-                self.archive_header(object, &archive);
+                self.archive_header(object, &content);
             }
             Err(error) if error.kind == Kind::Verification => {
                 let before = self.seen.findings.len();
@@ -265,24 +277,24 @@ impl Reader<'_> {
         }
     }
 
-    fn archive_header(&mut self, object: &StoredObject, archive: &Archive) {
-        let (manifest, header) = (&self.backup.manifest, &archive.header);
-        let inside = CompressionMethod::from(header.compression);
-        let version = manifest.archive_version.clone().unwrap_or_default();
-        let differences = [
-            ("database", &header.database, &manifest.database),
-            ("archive version", &header.version.to_string(), &version),
-            ("server version", &header.server_version, &manifest.server.text),
-            ("compression", &inside.as_str().to_owned(), &manifest.compression.inside().as_str().to_owned()),
-        ]
-        .into_iter()
-        .filter(|(_, found, expected)| found != expected)
-        .map(|(what, found, expected)| format!("has {what} {found:?} in its header, the manifest says {expected:?}"))
-        .collect::<Vec<_>>();
-        for what in differences {
+    /// What a dump says of itself; a script says less.
+    fn archive_header(&mut self, object: &StoredObject, content: &Content) {
+        let manifest = &self.backup.manifest;
+        let inside = CompressionMethod::from(content.compression());
+        let mut said = vec![
+            ("server version", content.server_version().to_owned(), manifest.server.text.clone()),
+            ("compression", inside.as_str().to_owned(), manifest.compression.inside().as_str().to_owned()),
+        ];
+        if let Some(header) = content.header() {
+            let version = manifest.archive_version.clone().unwrap_or_default();
+            said.push(("database", header.database.clone(), manifest.database.clone()));
+            said.push(("archive version", header.version.to_string(), version));
+        }
+        for (what, found, expected) in said.into_iter().filter(|(_, found, expected)| found != expected) {
+            let what = format!("has {what} {found:?} in its header, the manifest says {expected:?}");
             self.damage(Finding::new("archive-differs", &object.name, what));
         }
-        if !header.compression.is_decoded() {
+        if !content.compression().is_decoded() {
             let why = format!("pg_dump compressed it with {}, which pgkeep does not decode", inside.as_str());
             self.not_asked(object, Kind::NotVerified, why);
         }

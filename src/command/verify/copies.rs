@@ -4,7 +4,7 @@ use super::backup::Finding;
 use super::{Copy, CopyItem, Item};
 use crate::command::Status;
 use crate::error::{Error, Kind};
-use crate::repo::{BackupId, Holding, Level, RunItem, RunStatus};
+use crate::repo::{BackupId, Holding, Level, RunItem};
 
 /// One copy, after its verification.
 #[derive(Debug)]
@@ -50,18 +50,10 @@ impl Verified {
     }
 
     pub fn run_item(&self, level: Level) -> RunItem {
-        let error = self.error.as_ref();
-        RunItem {
-            id: Some(self.id.clone()),
-            database: Some(self.database.clone()),
-            status: if error.is_none() { RunStatus::Succeeded } else { RunStatus::Failed },
-            stage: error.map(|_| level.as_str().to_owned()),
-            exit_code: error.map_or(0, |error| error.kind.exit_code()),
-            error: error.map(Error::to_string),
-            hint: error.and_then(|error| error.next_step().map(str::to_owned)),
-            stored_bytes: self.stored_bytes,
-            duration_seconds: self.duration_seconds,
-        }
+        let (error, stage) = (self.error.as_ref(), self.error.as_ref().map(|_| level.as_str()));
+        RunItem::of(Some(self.id.clone()), &self.database, stage, error)
+            .stored(self.stored_bytes)
+            .lasted(self.duration_seconds)
     }
 }
 

@@ -1,6 +1,8 @@
-//! `PG_DUMP_EXTRA_OPTS`: which options of `pg_dump` may be added to ours, and what they mean for the backup.
+//! `PG_DUMP_EXTRA_OPTS` and `--extra-opts`: which options of `pg_dump` may be added to ours, and what they mean for the
+//! backup.
 //!
-//! Added may be what chooses objects, leaves out properties or sets the level of compression. What redirects the output,
+//! Added may be what chooses objects or leaves out properties, and in the env file what sets the level of compression.
+//! What redirects the output,
 //! the connection, the format or the snapshot is refused by name, since pgkeep decides it and depends on it; so is what
 //! makes no restorable dump. Options are written in full, with their value behind `=`; short ones may stand together as
 //! everywhere. The words are split without a shell: at blanks outside quotes. Single quotes and backslashes are removed.
@@ -10,12 +12,21 @@
 /// What is added to `pg_dump`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtraOptions {
-    /// Complete words, `--name` or `--name=value`.
+    /// Complete words, `--name` or `--name=value`, that leave nothing out.
     pub words: Vec<String>,
+    /// Likewise those that leave out data, objects or rights: the dump is not a backup of the whole database.
+    pub choosing: Vec<String>,
     /// `-Z N`, if it is given: 0 to 9.
     pub level: Option<u8>,
-    /// Whether they leave out data, so that the dump is not a backup of the whole database.
-    pub filtered: bool,
+}
+
+/// Where the options stand, which decides what is to be written instead of one that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `PG_DUMP_EXTRA_OPTS`.
+    EnvFile,
+    /// `--extra-opts`.
+    CommandLine,
 }
 
 /// What is wrong with the options, and the next step.
@@ -30,11 +41,35 @@ pub struct Objection {
 enum Effect {
     /// The dump still holds all data.
     Whole,
-    /// Data or objects are left out.
+    /// Data, objects or rights are left out, which a restore cannot bring back.
     Filters,
     /// Sets the level of compression.
     Level,
-    Refused(&'static str),
+    Refused(Instead),
+}
+
+/// What is to be written instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Instead {
+    in_env_file: &'static str,
+    on_command_line: &'static str,
+}
+
+impl Instead {
+    const fn of(in_env_file: &'static str, on_command_line: &'static str) -> Effect {
+        Refused(Self { in_env_file, on_command_line })
+    }
+
+    const fn both(text: &'static str) -> Effect {
+        Self::of(text, text)
+    }
+
+    fn at(self, place: Place) -> &'static str {
+        match place {
+            Place::EnvFile => self.in_env_file,
+            Place::CommandLine => self.on_command_line,
+        }
+    }
 }
 use Effect::{Filters, Level, Refused, Whole};
 
@@ -56,10 +91,30 @@ const fn known(short: Option<char>, long: &'static str, takes: Takes, effect: Ef
     Known { short, long, takes, effect }
 }
 
-const CONNECTION: Effect = Refused("set PG_HOST, PG_PORT, PG_USER and PG_DATABASE, and the password in ~/.pgpass");
-const OUTPUT: Effect = Refused("leave it out: the dump goes to BACKUP_BASE_DIR and to the bucket in the custom format");
-const SNAPSHOT: Effect = Refused("leave it out: pgkeep chooses the snapshot");
-const UNRESTORABLE: Effect = Refused("leave it out: the dump could not be restored into an empty database");
+const CONNECTION: Effect = Instead::of(
+    "set PG_HOST, PG_PORT, PG_USER and PG_DATABASE, and the password in ~/.pgpass",
+    "leave it out: -h, -p, -U and -d of pgkeep say where, and ~/.pgpass has the password",
+);
+const OUTPUT: Effect = Instead::of(
+    "leave it out: the dump goes to BACKUP_BASE_DIR and to the bucket in the custom format",
+    "leave it out: pgkeep says where the dump goes and in which form, by options of its own (pgkeep dump --help)",
+);
+const ROLE: Effect = Instead::of(
+    "let PG_USER be the role that may read everything (GRANT pg_read_all_data)",
+    "log in as a role that may read everything: -U, and GRANT pg_read_all_data",
+);
+const ROW_SECURITY: Effect = Instead::of(
+    "leave it out, since it drops rows without a word: ALTER ROLE … BYPASSRLS for PG_USER",
+    "leave it out, since it drops rows without a word: ALTER ROLE … BYPASSRLS for the role of -U",
+);
+const SNAPSHOT: Effect = Instead::both("leave it out: pgkeep chooses the snapshot");
+const UNRESTORABLE: Effect = Instead::both("leave it out: the dump could not be restored into an empty database");
+const DATA_ONLY: Effect = Instead::of(
+    "leave it out: the dump could not be restored into an empty database",
+    "use --data-only of pgkeep dump itself",
+);
+const NOTHING_DUMPED: Effect = Instead::both("leave it out: nothing would be dumped");
+const LEVEL_INSTEAD: &str = "use --compress gzip:6 of pgkeep dump itself";
 
 /// The options of `pg_dump` 10 to 18.
 const OPTIONS: &[Known] = &[
@@ -81,12 +136,12 @@ const OPTIONS: &[Known] = &[
     known(None, "no-unlogged-table-data", Nothing, Filters),
     known(Some('Z'), "compress", Value, Level),
     known(Some('O'), "no-owner", Nothing, Whole),
-    known(Some('x'), "no-privileges", Nothing, Whole),
-    known(None, "no-acl", Nothing, Whole),
+    known(Some('x'), "no-privileges", Nothing, Filters),
+    known(None, "no-acl", Nothing, Filters),
     known(None, "no-comments", Nothing, Whole),
-    known(None, "no-policies", Nothing, Whole),
+    known(None, "no-policies", Nothing, Filters),
     known(None, "no-publications", Nothing, Whole),
-    known(None, "no-security-labels", Nothing, Whole),
+    known(None, "no-security-labels", Nothing, Filters),
     known(None, "no-statistics", Nothing, Whole),
     known(None, "no-subscriptions", Nothing, Whole),
     known(None, "no-table-access-method", Nothing, Whole),
@@ -123,32 +178,27 @@ const OPTIONS: &[Known] = &[
     known(Some('d'), "dbname", Value, CONNECTION),
     known(Some('w'), "no-password", Nothing, CONNECTION),
     known(Some('W'), "password", Nothing, CONNECTION),
-    known(None, "role", Value, Refused("let PG_USER be the role that may read everything (GRANT pg_read_all_data)")),
+    known(None, "role", Value, ROLE),
     known(None, "snapshot", Value, SNAPSHOT),
     known(None, "no-synchronized-snapshots", Nothing, SNAPSHOT),
     known(None, "serializable-deferrable", Nothing, SNAPSHOT),
-    known(Some('a'), "data-only", Nothing, UNRESTORABLE),
-    known(None, "no-schema", Nothing, UNRESTORABLE),
+    known(Some('a'), "data-only", Nothing, DATA_ONLY),
+    known(None, "no-schema", Nothing, DATA_ONLY),
     known(None, "section", Value, UNRESTORABLE),
     known(None, "statistics-only", Nothing, UNRESTORABLE),
     known(None, "binary-upgrade", Nothing, UNRESTORABLE),
-    known(Some('E'), "encoding", Value, Refused("leave it out: the dump keeps the encoding of the database")),
-    known(
-        None,
-        "enable-row-security",
-        Nothing,
-        Refused("leave it out, since it drops rows without a word: ALTER ROLE … BYPASSRLS for PG_USER"),
-    ),
-    known(Some('V'), "version", Nothing, Refused("leave it out: nothing would be dumped")),
-    known(Some('?'), "help", Nothing, Refused("leave it out: nothing would be dumped")),
+    known(Some('E'), "encoding", Value, Instead::both("leave it out: the dump keeps the encoding of the database")),
+    known(None, "enable-row-security", Nothing, ROW_SECURITY),
+    known(Some('V'), "version", Nothing, NOTHING_DUMPED),
+    known(Some('?'), "help", Nothing, NOTHING_DUMPED),
 ];
 
 const UNKNOWN: &str = "write an option of pg_dump in full, such as --exclude-table-data=large_audit_table";
 
-/// Reads the value of `PG_DUMP_EXTRA_OPTS`.
-pub fn parse(text: &str) -> Result<ExtraOptions, Objection> {
+/// Reads the options as they were written at `place`.
+pub fn parse(text: &str, place: Place) -> Result<ExtraOptions, Objection> {
     let mut words = split(text)?.into_iter();
-    let mut options = ExtraOptions::default();
+    let mut reader = Reader { place, options: ExtraOptions::default() };
     while let Some(word) = words.next() {
         if let Some(long) = word.strip_prefix("--") {
             let (name, value) = match long.split_once('=') {
@@ -161,17 +211,29 @@ pub fn parse(text: &str) -> Result<ExtraOptions, Objection> {
                 (Value, None) => words.next(),
                 (_, value) => value,
             };
-            options.add(option, &format!("--{}", option.long), value)?;
+            reader.add(option, &format!("--{}", option.long), value)?;
         } else if let Some(shorts) = word.strip_prefix('-').filter(|shorts| !shorts.is_empty()) {
-            options.add_short(shorts, &mut words)?;
+            reader.add_short(shorts, &mut words)?;
         } else {
             return Err(Objection { what: "it holds a word that is no option".to_owned(), instead: UNKNOWN });
         }
     }
-    Ok(options)
+    Ok(reader.options)
 }
 
 impl ExtraOptions {
+    /// Whether they leave something out.
+    pub fn is_filtered(&self) -> bool {
+        !self.choosing.is_empty()
+    }
+}
+
+struct Reader {
+    place: Place,
+    options: ExtraOptions,
+}
+
+impl Reader {
     /// `-vxn public`, `-vxnpublic`, `-Z6`: the first that takes a value takes the rest.
     fn add_short(&mut self, shorts: &str, words: &mut impl Iterator<Item = String>) -> Result<(), Objection> {
         for (at, short) in shorts.char_indices() {
@@ -190,13 +252,16 @@ impl ExtraOptions {
 
     fn add(&mut self, option: &Known, typed: &str, value: Option<String>) -> Result<(), Objection> {
         if let Refused(instead) = option.effect {
-            return Err(Objection { what: format!("{typed} cannot be used"), instead });
+            return Err(Objection { what: format!("{typed} cannot be used"), instead: instead.at(self.place) });
+        }
+        if option.effect == Level && self.place == Place::CommandLine {
+            return Err(Objection { what: format!("{typed} cannot be used"), instead: LEVEL_INSTEAD });
         }
         let word = match (option.takes, value) {
             (Nothing, None) => format!("--{}", option.long),
             (Value, Some(value)) if !value.is_empty() => {
                 if option.effect == Level {
-                    self.level = Some(level(&value)?);
+                    self.options.level = Some(level(&value)?);
                     return Ok(());
                 }
                 format!("--{}={value}", option.long)
@@ -204,8 +269,10 @@ impl ExtraOptions {
             (Nothing, Some(_)) => return Err(Objection { what: format!("{typed} takes no value"), instead: UNKNOWN }),
             (Value, _) => return Err(Objection { what: format!("{typed} needs a value"), instead: UNKNOWN }),
         };
-        self.filtered |= option.effect == Filters;
-        self.words.push(word);
+        match option.effect {
+            Filters => self.options.choosing.push(word),
+            _ => self.options.words.push(word),
+        }
         Ok(())
     }
 }
@@ -267,18 +334,24 @@ mod tests {
 
     use super::*;
 
+    fn parse(text: &str) -> Result<ExtraOptions, Objection> {
+        super::parse(text, Place::EnvFile)
+    }
+
+    /// Those that leave nothing out, then the others.
     fn words(text: &str) -> Vec<String> {
-        parse(text).unwrap_or_else(|objection| panic!("{text:?}: {objection:?}")).words
+        let options = parse(text).unwrap_or_else(|objection| panic!("{text:?}: {objection:?}"));
+        [options.words, options.choosing].concat()
     }
 
     #[test]
     fn the_options_of_the_document_are_taken() {
         let options = parse("--exclude-table-data=large_audit_table").unwrap();
-        assert_eq!(options.words, ["--exclude-table-data=large_audit_table"]);
-        assert_eq!((options.level, options.filtered), (None, true));
+        assert_eq!(options.choosing, ["--exclude-table-data=large_audit_table"]);
+        assert_eq!((options.level, options.is_filtered()), (None, true));
         for text in ["-Z 6", "-Z6", "--compress=6", "--compress 6", "-vZ6", "-Z 9 -Z 6", "-Z gzip:6"] {
             let options = parse(text).unwrap();
-            assert_eq!((options.level, options.filtered), (Some(6), false), "{text}");
+            assert_eq!((options.level, options.is_filtered()), (Some(6), false), "{text}");
         }
         assert_eq!(parse(" ").unwrap(), ExtraOptions::default());
     }
@@ -291,7 +364,7 @@ mod tests {
         );
         assert_eq!(
             words("-Oxv -vnpublic"),
-            ["--no-owner", "--no-privileges", "--verbose", "--verbose", "--schema=public"]
+            ["--no-owner", "--verbose", "--verbose", "--no-privileges", "--schema=public"]
         );
         assert_eq!(words("-T 'a b' -T a\\ b"), ["--exclude-table=a b", "--exclude-table=a b"]);
         // As the unquoted variable of a script: pg_dump sees the quotes of an exact name.
@@ -299,8 +372,10 @@ mod tests {
             words(r#"-T "Audit Log" --exclude-table="Log""#),
             [r#"--exclude-table="Audit Log""#, r#"--exclude-table="Log""#]
         );
-        assert!(!parse("-Oxv --no-comments --lock-wait-timeout=5000").unwrap().filtered);
-        assert!(parse("-Oxs").unwrap().filtered);
+        assert!(!parse("-Ov --no-comments --lock-wait-timeout=5000").unwrap().is_filtered());
+        for text in ["-Os", "-Ox", "--no-acl", "--no-policies", "--no-security-labels"] {
+            assert!(parse(text).unwrap().is_filtered(), "{text}");
+        }
     }
 
     #[test]

@@ -69,8 +69,8 @@ fn every_variable_of_the_document_is_read() {
     let directories = Directories { base: "/srv/b".into(), reports: "/srv/reports".into(), log: "/srv/b/log".into() };
     assert_eq!(file.directories, directories);
     assert_eq!((file.retention_days, file.includes_globals), (30, false));
-    assert_eq!(file.extra_options.words, ["--exclude-table-data=large_audit_table"]);
-    assert_eq!((file.extra_options.level, file.extra_options.filtered), (Some(6), true));
+    assert_eq!(file.extra_options.choosing, ["--exclude-table-data=large_audit_table"]);
+    assert_eq!((file.extra_options.level, file.extra_options.is_filtered()), (Some(6), true));
     let bucket = bucket(&file);
     assert_eq!((bucket.name.as_str(), bucket.prefix.as_str()), ("b-1", "pg/x"));
     assert_eq!(bucket.endpoint.url, "https://s3.oss-cn-beijing-internal.aliyuncs.com");

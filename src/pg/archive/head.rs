@@ -41,6 +41,11 @@ impl ArchiveVersion {
         self.minor >= 15
     }
 
+    /// PostgreSQL 17 and newer.
+    pub(super) fn has_several_lists(self) -> bool {
+        self.minor >= 16
+    }
+
     pub(super) fn has_relation_kind(self) -> bool {
         self.minor >= 16
     }
@@ -74,9 +79,37 @@ pub struct ArchiveHeader {
     pub pg_dump_version: String,
 }
 
+/// Where the data are that a table of contents is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Data {
+    /// Behind it, in blocks: the custom format.
+    #[default]
+    InBlocks,
+    /// In files of their own: the tar format, as which the head of a directory gives itself out, too.
+    InFiles,
+}
+
+impl Data {
+    /// The byte of the format.
+    fn format(self) -> u8 {
+        match self {
+            Self::InBlocks => 1,
+            Self::InFiles => 3,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::InBlocks => "custom",
+            Self::InFiles => "directory or tar",
+        }
+    }
+}
+
 /// Collects the header field by field.
 #[derive(Debug, Default)]
 pub(super) struct HeadReader {
+    data: Data,
     version: Option<ArchiveVersion>,
     compression: Option<ArchiveCompression>,
     time: Vec<i64>,
@@ -84,10 +117,14 @@ pub(super) struct HeadReader {
 }
 
 impl HeadReader {
+    pub(super) fn of(data: Data) -> Self {
+        Self { data, ..Self::default() }
+    }
+
     pub(super) fn read(&mut self, fields: &mut Fields) -> Result<ArchiveHeader, Stop> {
         let version = match self.version {
             Some(version) => version,
-            None => *self.version.insert(fixed_part(fields)?),
+            None => *self.version.insert(fixed_part(self.data, fields)?),
         };
         let compression = match self.compression {
             Some(compression) => compression,
@@ -113,19 +150,20 @@ impl HeadReader {
     }
 }
 
-fn fixed_part(fields: &mut Fields) -> Result<ArchiveVersion, Stop> {
+fn fixed_part(data: Data, fields: &mut Fields) -> Result<ArchiveVersion, Stop> {
     let magic = b"PGDMP";
     let arrived = fields.rest();
     if !arrived.starts_with(&magic[..arrived.len().min(magic.len())]) {
-        return Err(fields.fail("this is not an archive of pg_dump in the custom format"));
+        return Err(fields.fail(format!("this is not an archive of pg_dump in the {} format", data.name())));
     }
     let [_, _, _, _, _, major, minor, revision, integer_bytes, offset_bytes, format] = fields.array::<11>()?;
     let version = ArchiveVersion { minor, revision };
     if major != 1 || !version.is_known() {
         return Err(Stop::Failed(unknown_version(major, minor)));
     }
-    if format != 1 {
-        return Err(fields.fail(format!("the archive has format {format}, the custom format is 1")));
+    if format != data.format() {
+        let (name, number) = (data.name(), data.format());
+        return Err(fields.fail(format!("the archive has format {format}, the {name} format is {number}")));
     }
     if !(4..=8).contains(&integer_bytes) || !(1..=8).contains(&offset_bytes) {
         return Err(fields.fail(format!("integers of {integer_bytes} bytes, offsets of {offset_bytes} bytes")));

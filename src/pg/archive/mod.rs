@@ -1,4 +1,5 @@
-//! The custom archive format of `pg_dump` (`-Fc`), read while it passes by.
+//! What `pg_dump` writes, read while it passes by: here the custom format (`-Fc`), beside it the others. [`TarReader`] and
+//! [`Members`] are for archives of several files, [`ScriptReader`] is for SQL, [`StreamReader`] for whichever it is.
 //!
 //! [`ArchiveReader`] is fed with the bytes of an archive in slices of any size. It keeps the header and the table of
 //! contents, counts the data, and at the end proves that the archive is complete: a table of contents lies at the
@@ -23,19 +24,31 @@ mod fields;
 mod front;
 mod head;
 mod inside;
+mod member;
+mod members;
 mod roles;
+mod script;
+mod stream;
+mod tar;
 mod toc;
+mod toc_file;
 
 use data::Blocks;
 use fields::{Fields, Stop};
-use head::HeadReader;
+use head::{Data, HeadReader};
 use inside::Inside;
 use toc::TocReader;
 
 pub use data::DataBlock;
 pub use front::{Front, FrontEntry, FrontFormat, RoleUses};
 pub use head::{ArchiveCompression, ArchiveHeader, ArchiveVersion};
+pub use member::{Member, NoMember};
+pub use members::{LargeObjectList, Members};
+pub use script::{Script, ScriptReader};
+pub use stream::{Content, StreamReader};
+pub use tar::TarReader;
 pub use toc::{CatalogId, DumpId, Section, Toc, TocEntry};
+pub use toc_file::{TocFile, TocFileReader};
 
 use crate::error::{Error, Kind, Result};
 
@@ -53,7 +66,7 @@ pub struct ArchiveReader {
 pub struct Archive {
     pub header: ArchiveHeader,
     pub toc: Toc,
-    /// In archive order, one for each entry with data.
+    /// In archive order, one for each entry with data; none where data lie in files.
     pub blocks: Vec<DataBlock>,
     /// Of the whole archive.
     pub size_bytes: u64,
@@ -165,7 +178,7 @@ impl ArchiveReader {
     fn read_front(&mut self, mut fields: Fields, mut head: HeadReader) -> Result<()> {
         match head.read(&mut fields) {
             Ok(header) => {
-                let toc = TocReader::new(header.version);
+                let toc = TocReader::new(header.version, Data::InBlocks);
                 self.header = Some(header);
                 self.read_toc(fields, toc)
             }
@@ -204,7 +217,7 @@ impl ArchiveReader {
         if !header.version.may_repeat_toc() {
             return Err(surplus(&blocks));
         }
-        let reader = TocReader::new(header.version);
+        let reader = TocReader::new(header.version, Data::InBlocks);
         let mut fields = fields.continued_at(blocks.offset());
         fields.push(behind);
         self.read_repeated(fields, reader, blocks)

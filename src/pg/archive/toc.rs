@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::fields::{Fields, Stop};
-use super::head::ArchiveVersion;
+use super::head::{ArchiveVersion, Data};
+use super::member::Member;
 
 /// Most memory that entries may take. A database of 100,000 tables needs about 100 MB.
 const LARGEST_TOC_BYTES: usize = 1 << 30;
@@ -87,6 +88,7 @@ pub struct Toc {
     entries: Vec<TocEntry>,
     by_id: HashMap<DumpId, usize>,
     places: HashMap<DumpId, u64>,
+    files: HashMap<DumpId, Member>,
 }
 
 /// What the tables say, wherever in an archive they stand.
@@ -111,6 +113,20 @@ impl Toc {
     /// of another size than eight bytes.
     pub fn place(&self, id: DumpId) -> Option<u64> {
         self.places.get(&id).copied()
+    }
+
+    /// The file that holds the data of an entry, where data lie in files.
+    pub fn file(&self, id: DumpId) -> Option<Member> {
+        self.files.get(&id).copied()
+    }
+
+    /// Gives lists of large objects the names of their files, where the table gives them the name that the file of a table
+    /// would have.
+    pub(super) fn name_lists(&mut self, has_several: bool) {
+        for entry in self.entries.iter().filter(|entry| entry.has_data && &*entry.desc == "BLOBS") {
+            let id = entry.dump_id;
+            self.files.insert(id, Member::LargeObjects(has_several.then_some(id.number())));
+        }
     }
 
     /// Every role that owns something here.
@@ -150,10 +166,13 @@ enum Field {
     Owner,
     WithOids,
     Dependencies,
+    /// Where the data are: [`Data::InBlocks`].
     Offset,
+    /// [`Data::InFiles`]
+    File,
 }
 
-const LAYOUT: [Field; 18] = [
+const LAYOUT: [Field; 19] = [
     Field::DumpId,
     Field::HasData,
     Field::TableOid,
@@ -172,6 +191,7 @@ const LAYOUT: [Field; 18] = [
     Field::WithOids,
     Field::Dependencies,
     Field::Offset,
+    Field::File,
 ];
 
 /// Collects the table of contents field by field.
@@ -192,6 +212,7 @@ struct Draft {
     dump_id: Option<DumpId>,
     has_data: bool,
     place: Option<u64>,
+    file: Option<Member>,
     catalog_id: CatalogId,
     tag: String,
     desc: Option<Arc<str>>,
@@ -205,10 +226,12 @@ struct Draft {
 }
 
 impl TocReader {
-    pub(super) fn new(version: ArchiveVersion) -> Self {
+    pub(super) fn new(version: ArchiveVersion, data: Data) -> Self {
         let written = |field: &Field| match field {
             Field::AccessMethod => version.has_access_method(),
             Field::RelationKind => version.has_relation_kind(),
+            Field::Offset => data == Data::InBlocks,
+            Field::File => data == Data::InFiles,
             _ => true,
         };
         Self {
@@ -277,6 +300,7 @@ impl TocReader {
             Field::Owner => self.draft.owner = self.name(fields)?,
             Field::Dependencies => self.dependencies(fields)?,
             Field::Offset => self.offset(fields)?,
+            Field::File => self.file(fields)?,
         }
         Ok(())
     }
@@ -311,6 +335,16 @@ impl TocReader {
         }
     }
 
+    fn file(&mut self, fields: &mut Fields) -> Result<(), Stop> {
+        let name = fields.text()?.unwrap_or_default();
+        self.draft.file = match (self.draft.has_data, name.parse()) {
+            (true, Ok(member)) => Some(member),
+            (false, _) if name.is_empty() => None,
+            _ => return Err(fields.fail(format!("data in a file {name:?}"))),
+        };
+        Ok(())
+    }
+
     fn keep(&mut self, fields: &Fields) -> Result<(), Stop> {
         let draft = std::mem::take(&mut self.draft);
         let (Some(dump_id), Some(desc), Some(section)) = (draft.dump_id, draft.desc, draft.section) else {
@@ -319,6 +353,7 @@ impl TocReader {
         self.weigh(size_of::<TocEntry>() + 2 * size_of::<(DumpId, usize)>() + draft.tag.len() + 32, fields)?;
         self.toc.by_id.insert(dump_id, self.toc.entries.len());
         self.toc.places.extend(draft.place.map(|place| (dump_id, place)));
+        self.toc.files.extend(draft.file.map(|file| (dump_id, file)));
         self.toc.entries.push(TocEntry {
             dump_id,
             has_data: draft.has_data,

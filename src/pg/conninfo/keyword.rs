@@ -108,6 +108,10 @@ impl Settings {
         Ok(())
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(key, value)| (*key, value.as_str()))
+    }
+
     /// Takes over all values of `other`, empty ones too.
     pub fn overlay(&mut self, other: Settings) {
         self.0.extend(other.0);

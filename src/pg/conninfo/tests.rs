@@ -34,7 +34,7 @@ fn a_connection_string_beats_flags_and_flags_beat_the_environment() {
         port: Some("1".into()),
         user: Some(String::new()),
         dbname: Some("host=string".into()),
-        database: None,
+        ..Default::default()
     };
     let target =
         ConnectTarget::resolve(&flags, &environment(&[("PGHOST", "e"), ("PGUSER", "u"), ("PGDATABASE", "a=b")]));

@@ -70,9 +70,9 @@ pub(super) async fn addresses(host: &HostTarget) -> Result<Vec<Option<SocketAddr
     if host.is_socket() {
         return Ok(vec![None]);
     }
-    let name = host.address.as_deref().unwrap_or(&host.host);
+    let (name, port) = host.dialled();
     let unknown = |text: String| Failure::new(host, None, Cause::NameLookup, text);
-    let found: Vec<_> = tokio::net::lookup_host((name, host.port))
+    let found: Vec<_> = tokio::net::lookup_host((name, port))
         .await
         .map_err(|e| unknown(format!("look up the name: {e}")))?
         .map(Some)

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, fchmod};
-use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::{APPLICATION_NAME, Endpoint};
+use crate::config::secret::Secret;
 use crate::error::{Doing, Kind, Result};
 use crate::pg::conninfo::{
     ChannelBinding, ConnectTarget, Negotiation, Probing, RootCertificates, ServerNameIndication, TlsVersion, passfile,
@@ -20,14 +21,16 @@ const NO_FILE: &str = "/dev/null/none";
 
 /// What a child needs to reach exactly the server that a session has reached: variables without a secret, and a
 /// password file of mode 0600 that has no name in any directory: no death of this process leaves it behind. It is an
-/// open file that every child inherits which is started while this value lives.
+/// open file that the child inherits.
 ///
 /// The caller builds the rest of the child's environment from an allow-list that holds no other PG* variable.
 pub struct ChildConnection {
     variables: Vec<(&'static str, String)>,
     parameters: Vec<(&'static str, String)>,
-    /// Its descriptor has the number that the variable names, here and in the children.
-    _password: Option<File>,
+    /// Its descriptor has the number that the variable names, here and in the child.
+    password_file: Option<Arc<File>>,
+    /// For a child that can have no file of ours.
+    password: Option<Secret>,
 }
 
 impl ChildConnection {
@@ -43,7 +46,34 @@ impl ChildConnection {
         place(endpoint, &mut variables);
         login(target, &mut variables);
         encryption(target, &mut variables);
-        Ok(Self { variables, parameters: keepalive(target), _password: password })
+        Ok(Self { variables, parameters: keepalive(target), password_file: password.map(Arc::new), password: None })
+    }
+
+    /// For a child in other surroundings, where a tunnel of ours does not begin and a name may have another address: it
+    /// finds the server by the name and port that it goes by. Whoever starts the child brings the password to it.
+    pub fn elsewhere(target: &ConnectTarget, endpoint: &Endpoint) -> Self {
+        let mut variables = Vec::new();
+        match (endpoint.host.is_empty(), endpoint.address) {
+            (true, Some(address)) => variables.push(("PGHOSTADDR", address.ip().to_string())),
+            _ => variables.push(("PGHOST", endpoint.host.clone())),
+        }
+        variables.push(("PGPORT", endpoint.port.to_string()));
+        variables.push(("PGUSER", endpoint.user.clone()));
+        variables.push(("PGDATABASE", endpoint.dbname.clone()));
+        login(target, &mut variables);
+        encryption(target, &mut variables);
+        let password = endpoint.password.clone();
+        Self { variables, parameters: keepalive(target), password_file: None, password }
+    }
+
+    /// What the child has to inherit.
+    pub fn password_file(&self) -> Option<Arc<File>> {
+        self.password_file.clone()
+    }
+
+    /// What a child elsewhere has to be told. Never in an argument.
+    pub fn password(&self) -> Option<&Secret> {
+        self.password.as_ref()
     }
 
     /// Names and values to set. None is secret.
@@ -64,10 +94,12 @@ impl ChildConnection {
 
 fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<File>> {
     let Some(password) = &endpoint.password else { return Ok(None) };
-    let mut lines = passfile::line(&endpoint.called(), endpoint.port, &endpoint.user, password)?;
+    // As libpq looks for it: by the port that it connects to.
+    let port = endpoint.address.map_or(endpoint.port, |address| address.port());
+    let mut lines = passfile::line(&endpoint.called(), port, &endpoint.user, password)?;
     if endpoint.address.is_none() {
         // libpq looks for this word where the directory is the one compiled into it.
-        lines.push_str(&passfile::line("localhost", endpoint.port, &endpoint.user, password)?);
+        lines.push_str(&passfile::line("localhost", port, &endpoint.user, password)?);
     }
     let doing = || format!("write a password file in {scratch:?}");
     let made = tempfile::tempfile_in(scratch).doing(Kind::Unexpected, doing);
@@ -75,7 +107,6 @@ fn password_file(endpoint: &Endpoint, scratch: &Path) -> Result<Option<File>> {
     // Before there is anything in it: without a name it was made with whatever the umask let pass.
     fchmod(&file, Mode::RUSR | Mode::WUSR).doing(Kind::Unexpected, doing)?;
     file.write_all(lines.as_bytes()).doing(Kind::Unexpected, doing)?;
-    fcntl_setfd(&file, FdFlags::empty()).doing(Kind::Unexpected, doing)?;
     Ok(Some(file))
 }
 
@@ -91,7 +122,9 @@ fn place(endpoint: &Endpoint, variables: &mut Vec<(&'static str, String)>) {
         };
         variables.push(("PGHOSTADDR", format!("{}{scope}", address.ip())));
     }
-    variables.push(("PGPORT", endpoint.port.to_string()));
+    // Behind a tunnel another one than the server's.
+    let port = endpoint.address.map_or(endpoint.port, |address| address.port());
+    variables.push(("PGPORT", port.to_string()));
     variables.push(("PGUSER", endpoint.user.clone()));
     variables.push(("PGDATABASE", endpoint.dbname.clone()));
 }
@@ -170,7 +203,6 @@ mod tests {
 
     use super::*;
     use crate::config::environment::Environment;
-    use crate::config::secret::Secret;
     use crate::pg::conninfo::ConnectionFlags;
     use crate::pg::session::Encryption;
 

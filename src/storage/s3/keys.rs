@@ -1,7 +1,5 @@
 //! Keys to sign requests with, fetched when they are needed and again before they end.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -241,18 +239,11 @@ async fn of_command(words: &[String], environment: &Environment) -> Result<AwsKe
                 .hint("it is the credentials command of the repository; install it, or give its path")
         })?,
     };
-    let program = Program::new(path, child_environment(environment)).args(arguments);
+    let program = Program::new(path, environment.of_others()).args(arguments);
     let (output, exit) = program.output(LIMIT_BYTES).await?;
     let ended = exit.check().doing(Kind::Storage, || "run the credentials command");
     ended.map_err(|error| error.hint("run it by hand, as the user and in the environment of this run"))?;
     printed(&output, "the output of the credentials command")
-}
-
-/// The caller's environment without what concerns PostgreSQL and us, and without our own keys: for programs that are not
-/// PostgreSQL's.
-pub(in crate::storage) fn child_environment(ours: &Environment) -> BTreeMap<OsString, OsString> {
-    let kept = |name: &OsStr| !name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("OSS_"));
-    ours.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ fn archive_text(shown: &Shown) -> String {
 fn backup(shown: &Shown) -> Lines {
     let (manifest, summary) = (&shown.manifest, &shown.summary);
     let state = shown.state.as_str();
-    vec![
+    let mut lines = vec![
         ("id", manifest.id.to_string()),
         ("state", shown.reason.as_ref().map_or(state.to_owned(), |reason| format!("{state}: {reason}"))),
         ("database", manifest.database.clone()),
@@ -68,7 +68,18 @@ fn backup(shown: &Shown) -> Lines {
         ("stored", format!("{} ({:.1} : 1)", bytes(summary.stored_bytes), summary.ratio)),
         ("compression", manifest.compression.to_string()),
         ("made by", format!("pgkeep {} on {}", manifest.pgkeep_version, manifest.backup_host)),
-    ]
+    ];
+    lines.extend(manifest.label.iter().map(|label| ("label", label.clone())));
+    lines.extend(manifest.keep.iter().map(|keep| ("kept", keep.to_string())));
+    lines.extend(choice(shown).map(|choice| ("choice", choice)));
+    lines
+}
+
+/// The options that chose what is in it, where they can be read.
+fn choice(shown: &Shown) -> Option<String> {
+    let filter = shown.manifest.filter.as_ref()?;
+    let words = shown.details.iter().flat_map(|details| &details.choice);
+    Some(words.fold(format!("{filter}:"), |text, word| text + " " + word).trim_end_matches(':').to_owned())
 }
 
 fn source(shown: &Shown) -> Lines {

@@ -9,7 +9,9 @@ mod body;
 mod client;
 mod contents;
 mod database;
+mod elsewhere;
 mod file;
+mod filtered;
 mod from_file;
 mod log;
 mod needs;
@@ -36,8 +38,8 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnectionFlags;
 use crate::pg::tools::Search;
 use crate::repo::{
-    BackupId, Choice, Chosen, DumpManifest, DumpStem, InstanceName, Run, RunItem, RunName, RunOutcome, RunStatus,
-    Stamp, Union, Verb, Which,
+    BackupId, Choice, Chosen, DumpManifest, DumpStem, InstanceName, Run, RunItem, RunName, RunOutcome, Stamp, Union,
+    Verb, Which,
 };
 
 pub use body::Form;
@@ -341,7 +343,10 @@ async fn recorded(
     let run = Run::begin(repository, &context.state, &lock, &context.host, name, now).await?;
     let started = Instant::now();
     let mut item = Item::of(selected);
-    let done = work(&mut item).await;
+    let done = match work(&mut item).await {
+        Err(Failed { stage, error }) => Err(Failed { stage, error: context.interrupt.explain(error).await }),
+        Ok(()) => Ok(()),
+    };
     item.ended(done, started);
     item.repositories = selected.sources.asked();
     let mut warnings = selected.warnings();
@@ -360,19 +365,5 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem {
-        id: item.id.clone(),
-        database: Some(item.database.clone()),
-        status: match &item.error {
-            None => RunStatus::Succeeded,
-            Some(error) if error.kind == Kind::Partial => RunStatus::Partial,
-            Some(_) => RunStatus::Failed,
-        },
-        stage: item.stage.map(str::to_owned),
-        exit_code: item.error.as_ref().map_or(0, |error| error.kind.exit_code()),
-        error: item.error.as_ref().map(Error::to_string),
-        hint: item.error.as_ref().and_then(|error| error.next_step().map(str::to_owned)),
-        stored_bytes: None,
-        duration_seconds: item.duration_seconds,
-    }
+    RunItem::of(item.id.clone(), &item.database, item.stage, item.error.as_ref()).lasted(item.duration_seconds)
 }

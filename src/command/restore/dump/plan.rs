@@ -13,7 +13,9 @@ use super::roles::{Conditions, Creation, Creator, Globals};
 use super::subject::{Known, Subject};
 use super::target::Target;
 use super::way::{self, Way};
-use super::{Analyze, Atomicity, Context, Existing, OnError, Options, Ownership, Selected, SourceCopy, database};
+use super::{
+    Analyze, Atomicity, Context, Existing, OnError, Options, Ownership, Selected, SourceCopy, database, elsewhere,
+};
 use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::pg::ident::quote_ident;
@@ -54,6 +56,7 @@ async fn of_backup(context: &Context, options: &Options, selected: &Selected) ->
     options.check()?;
     options.check_form(form)?;
     let details = sources.deliver("the details", async |copy| Ok(details(copy).await?)).await?;
+    let partial = super::filtered::look(manifest, &details, options)?;
     // `postgres` is what initdb calls it unless told otherwise.
     let bootstrap = details.description.bootstrap_role.as_deref().unwrap_or("postgres");
     let globals = sources.deliver("the globals", async |copy| Ok(globals(copy).await?)).await?;
@@ -76,7 +79,7 @@ async fn of_backup(context: &Context, options: &Options, selected: &Selected) ->
         globals,
         front,
         properties: Vec::new(),
-        warnings: Vec::new(),
+        warnings: partial.into_iter().collect(),
     })
 }
 
@@ -89,6 +92,8 @@ async fn look(context: &Context, options: &Options, mut subject: Subject) -> Res
     database::check_name(&into)?;
     room(&options.scratch, subject.scratch_bytes, "the decoded archive")?;
     let target = Target::connect(context, &options.server, &into, subject.client_major, &options.scratch).await?;
+    elsewhere::expect_usable(context, &target, options.jobs).await?;
+    elsewhere::expect_no_file(&target, options, subject.form)?;
     let me = target.me().await?;
     let mut warnings = target.warnings.clone();
     warnings.append(&mut subject.warnings);

@@ -11,7 +11,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
 use crate::pg::ident::quote_ident;
 use crate::pg::session::{Access, ChildConnection, Session, SessionOptions};
-use crate::pg::tools::{Tools, environment};
+use crate::pg::tools::Tools;
 use crate::process::Program;
 
 /// Databases that every cluster has, where the work on other databases is done from.
@@ -87,7 +87,7 @@ impl Target {
                 .hint("name the primary with -h or --to"));
         }
         let tools = super::client::choose(&server.clients, archive_major, session.server_version_num()).await?;
-        let connection = ChildConnection::new(&target, session.endpoint(), scratch)?;
+        let connection = tools.connection(&target, session.endpoint(), scratch)?;
         let started = started(&session).await?;
         let flags = ConnectionFlags { database: Some(target.dbname), ..flags };
         let warnings = target.warnings;
@@ -144,18 +144,13 @@ impl Target {
 
     /// One of the client programs, with the connection in its environment and its messages untranslated.
     pub fn client(&self, name: &str) -> Result<Program> {
-        let mut environment = environment(&self.environment, &self.connection);
-        environment.insert("LC_ALL".into(), "C".into());
-        Ok(Program::new(self.tools.program(name)?, environment).arg("--no-password"))
+        let program = self.tools.client(name, &self.environment, &self.connection, &[("LC_ALL", "C")])?;
+        Ok(program.arg("--no-password"))
     }
 
     /// One of the client programs, for work that takes no server.
     pub fn client_without_server(&self, name: &str) -> Result<Program> {
-        let passes = ["PATH", "HOME", "TZ"];
-        let kept = self.environment.iter().filter(|(name, _)| passes.iter().any(|passed| name == passed));
-        let mut environment: BTreeMap<_, _> = kept.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        environment.insert("LC_ALL".into(), "C".into());
-        Ok(Program::new(self.tools.program(name)?, environment))
+        self.tools.client(name, &self.environment, &self.connection, &[("LC_ALL", "C")])
     }
 
     pub fn dbname_argument(&self, database: &str) -> String {
