@@ -345,6 +345,51 @@ fn whoever_comes_during_the_restore_keeps_the_database_and_the_restored_one_is_k
 }
 
 #[test]
+fn every_stored_form_is_restored_whole_and_in_part() {
+    let cluster = Cluster::plain(PgVersion::V15);
+    let workspace = Workspace::new();
+    shop(&cluster, &workspace);
+    cluster.sql("postgres", "CREATE ROLE neu");
+    let source = Snapshot::of(&cluster, "shop");
+    let forms: [(&str, &[&str]); 4] = [
+        ("directory", &["--format", "directory"]),
+        ("tar", &["--format", "tar"]),
+        ("plain", &["--format", "plain"]),
+        ("gzipped", &["--format", "plain", "--compress", "gzip:6"]),
+    ];
+    for (instance, format) in forms {
+        let dump = ["dump", "-d", "shop", "--check", "decode", "--instance", instance];
+        workspace.pgkeep_on(&cluster, dump.iter().chain(format)).run().succeeds();
+        let with = |arguments: &[&str]| {
+            let all: Vec<&str> = arguments.iter().copied().chain(["--instance", instance]).collect();
+            restore(&workspace, &cluster, &all)
+        };
+        with(&["--into", "whole"]).succeeds();
+        assert_equal(&source, &Snapshot::of(&cluster, "whole"));
+        cluster.sql("postgres", "DROP DATABASE whole");
+        if matches!(instance, "plain" | "gzipped") {
+            let refused = with(&["-t", "orders", "--into", "part"]).exits(2);
+            assert!(message(&refused).contains("an SQL script do not go together"), "{}", refused.transcript());
+            continue;
+        }
+        with(&["-t", "sales.items", "--into", "part"]).succeeds();
+        assert_eq!(cluster.sql("part", "SELECT count(*) FROM sales.items"), "50");
+        cluster.sql("postgres", "DROP DATABASE part");
+        let mapped = with(&["--role-map", "shop=neu", "--into", "mapped"]);
+        if instance == "tar" {
+            assert!(message(&mapped.exits(2)).contains("a tar archive"));
+            continue;
+        }
+        mapped.succeeds();
+        let owner = "SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'sales'::regnamespace AND relkind = 'r'";
+        assert_eq!(cluster.sql("mapped", owner), "neu");
+        with(&["--into", "jobs", "--jobs", "2"]).succeeds();
+        assert_equal(&source, &Snapshot::of(&cluster, "jobs"));
+    }
+    assert_eq!(tree(&workspace.path("tmp")), Vec::<String>::new());
+}
+
+#[test]
 fn pairs_that_contradict_each_other_are_refused_by_name_and_nothing_is_touched() {
     let cluster = Cluster::plain(PgVersion::V15);
     let workspace = Workspace::new();

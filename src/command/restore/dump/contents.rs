@@ -11,21 +11,30 @@ use super::{Context, Selected, Source, SourceCopy};
 use crate::error::{Error, Kind, Result};
 use crate::pg::archive::Front;
 use crate::progress::Unit;
-use crate::repo::archive::read_archive;
+use crate::repo;
+use crate::repo::archive::read_dump;
+use crate::repo::directory::read_contents;
 
 /// Of a stored backup. What is compared with the manifest is compared when the archive is read to its end.
 pub async fn of_backup(context: &Context, threads: NonZeroUsize, selected: &Selected) -> Result<Front> {
     let read = async |copy: &SourceCopy| -> Result<Front, Unread> {
+        let form = copy.manifest.form();
+        if form == repo::Form::Directory {
+            let task = context.monitor.task("read contents", Unit::Bytes, None);
+            let bytes = read_contents(&copy.repository, &copy.manifest, threads, task).await?;
+            return Front::read(bytes)?.map_err(|_| endless().into());
+        }
         let found = Arc::new(Mutex::new(None));
         let task = context.monitor.task("read contents", Unit::Bytes, None);
-        let output = FrontWriter { collector: Collector::default(), found: Arc::clone(&found) };
-        let done = read_archive(&copy.repository, &selected.stem, &copy.manifest, output, threads, task).await;
+        let skip_bytes = if form == repo::Form::Tar { TAR_HEADER_BYTES } else { 0 };
+        let output = FrontWriter { collector: Collector::default(), skip_bytes, found: Arc::clone(&found) };
+        let done = read_dump(&copy.repository, &selected.stem, &copy.manifest, output, threads, task).await;
         if let Some(front) = found.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Ok(front);
         }
         let (_, mut output) = done?;
         let front = output.collector.front(true)?;
-        front.ok_or_else(|| Error::new(Kind::Verification, "the table of contents of the archive does not end").into())
+        front.ok_or_else(|| endless().into())
     };
     selected.sources.deliver("the table of contents", read).await
 }
@@ -51,15 +60,26 @@ pub fn list(front: &Front, part: &Part) -> Result<(String, Vec<String>)> {
     Ok((part::listing(front, Some(&chosen)), chosen.warnings))
 }
 
+/// The header of `toc.dat`, the first member of a tar archive.
+const TAR_HEADER_BYTES: usize = 512;
+
+fn endless() -> Error {
+    Error::new(Kind::Verification, "the table of contents of the archive does not end")
+}
+
 /// Takes bytes until the front is whole, then no more.
 struct FrontWriter {
     collector: Collector,
+    /// Of what comes first.
+    skip_bytes: usize,
     found: Arc<Mutex<Option<Front>>>,
 }
 
 impl Write for FrontWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.collector.push(bytes);
+        let skipped = self.skip_bytes.min(bytes.len());
+        self.skip_bytes -= skipped;
+        self.collector.push(&bytes[skipped..]);
         if let Some(front) = self.collector.front(false).map_err(std::io::Error::other)? {
             *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(front);
             return Err(std::io::Error::other("the table of contents is read"));

@@ -9,7 +9,8 @@ use super::{Context, Item, Outcome, Selected, Source, SourceCopy, Stage, plan, r
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress::Unit;
-use crate::repo::archive::read_archive;
+use crate::repo::Form;
+use crate::repo::archive::read_dump;
 
 /// Writes the archive to a new file of mode 0600, checked to its end before it has its name.
 pub async fn to_file(context: &Context, source: &Source, selected: &Selected, path: &Path) -> Result<Outcome<Item>> {
@@ -90,7 +91,12 @@ async fn read<W: Write + Send + 'static>(
     output: W,
 ) -> Result<()> {
     let SourceCopy { repository, manifest } = copy;
+    if manifest.form() == Form::Directory {
+        return Err(Error::usage("--to-file and a dump in the directory format do not go together")
+            .because("it is many files")
+            .hint("they lie in the repository as pg_dump wrote them, but for what stands around each: see format.md"));
+    }
     let task = context.monitor.task("read archive", Unit::Bytes, Some(manifest.plain.size_bytes));
-    read_archive(repository, &selected.stem, manifest, output, source.threads, task).await?;
+    read_dump(repository, &selected.stem, manifest, output, source.threads, task).await?;
     Ok(())
 }

@@ -9,6 +9,7 @@ mod body;
 mod client;
 mod contents;
 mod database;
+mod decode;
 mod elsewhere;
 mod file;
 mod filtered;

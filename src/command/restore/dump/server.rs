@@ -5,13 +5,13 @@ use std::io::Write as _;
 
 use tokio_postgres::Client;
 
-use super::body::{self, Body, Form, Mapper};
+use super::body::{Body, Form};
 use super::client::{self, Complaints};
 use super::database;
+use super::decode::decode;
 use super::log::Log;
 use super::plan::Plan;
 use super::roles::{Step, StepKind};
-use super::sources::{Output, Unread};
 use super::subject::{DATABASE, Known, mapped_item};
 use super::target::{has_oid, is_duplicate};
 use super::way::{self, Leftover, Way};
@@ -21,7 +21,6 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::{quote_ident, quote_literal};
 use crate::pg::session::Session;
 use crate::progress::Unit;
-use crate::repo::archive::read_archive;
 
 pub struct Restorer<'a> {
     pub context: &'a Context,
@@ -87,28 +86,9 @@ impl Restorer<'_> {
                 return Ok(body);
             }
         };
-        selected.sources.deliver("the archive", async |copy| self.decode_copy(selected, copy).await).await
-    }
-
-    /// Into a file that has no name: nothing of it outlives us.
-    async fn decode_copy(&self, selected: &Selected, copy: &SourceCopy) -> Result<Body, Unread> {
-        let scratch = &self.options.scratch;
-        let file = tempfile::tempfile_in(scratch).doing(Kind::Storage, || format!("create a file in {scratch:?}"));
-        let file = file.map_err(Unread::ForGood)?;
-        let kept = file.try_clone().doing(Kind::Storage, || format!("keep a file in {scratch:?}"));
-        let kept = kept.map_err(Unread::ForGood)?;
-        let task = self.context.monitor.task("read archive", Unit::Bytes, Some(copy.manifest.plain.size_bytes));
-        let output = Output::new(file);
-        let mapper = Mapper::new(output.attempt(), self.options.role_map.clone());
-        let read = read_archive(&copy.repository, &selected.stem, &copy.manifest, mapper, self.options.threads, task);
-        let (archive, mapper) = match read.await {
-            Ok(read) => read,
-            Err(error) => return Err(output.abandon(error)),
-        };
-        // Only now: what was compared with the manifest is the archive as it was written.
-        let (_, shift) = mapper.finish().map_err(Unread::ForGood)?;
-        body::complete(&kept, &archive, shift.as_ref()).map_err(Unread::ForGood)?;
-        Ok(Body::Custom { archive: Box::new(archive), file: kept })
+        let (context, options) = (self.context, self.options);
+        let decoded = async |copy: &SourceCopy| decode(context, options, selected, copy).await;
+        selected.sources.deliver("the archive", decoded).await
     }
 
     async fn make_room(&self) -> Result<()> {
