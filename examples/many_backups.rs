@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use pgkeep::clock::{Clock as _, SystemClock};
 use pgkeep::digest::Fingerprint;
 use pgkeep::repo::{
-    ArchiveFormat, BackupKind, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Globals,
+    ArchiveFormat, BackupKind, Checks, Client, Compression, Counts, DumpManifest, DumpStem, Ending, Form, Globals,
     GlobalsIncluded, InstanceName, Packing, Repository, ServerVersion, Source, Stamp, StateDirectory, StoredObject,
 };
 use pgkeep::storage::{Key, LocalStorage, Missing};
@@ -42,8 +42,12 @@ fn backup(directory: &Path, database: &str, started_at: DateTime<Utc>) -> anyhow
     let stem = DumpStem::new(database, Stamp::of(started_at), "db1");
     let put = |key: Key, body: &[u8]| fs::write(directory.join(key.as_str()), body);
     let packing = Packing::ZSTD;
-    let endings =
-        [Ending::archive(packing), Ending::Checksum { packing }, Ending::Globals { packing }, Ending::DETAILS];
+    let endings = [
+        Ending::archive(packing),
+        Ending::checksum(Form::Custom, packing),
+        Ending::Globals { packing },
+        Ending::DETAILS,
+    ];
     let mut objects = Vec::new();
     for ending in endings {
         let body = format!("{ending} of {stem}");

@@ -482,3 +482,35 @@ fn a_prune_that_is_stopped_leaves_nothing_half() {
     let names = bucket.keys().into_iter().filter(|key| key.contains("/dumps/")).collect::<Vec<_>>();
     assert!(names.iter().all(|name| name.contains(&ids[0])), "{names:?}");
 }
+
+#[test]
+fn rules_of_the_configuration_are_in_force_until_others_are_typed() {
+    let (world, ids) = World::nightly(5);
+    let file = world.workspace.path("pgkeep.toml");
+    let configured = |retention: &str| {
+        let text = format!(
+            "[repository.here]\naddress = {:?}\n[instance.main]\nconninfo = \"host=/nowhere\"\n{retention}\
+             [instance.site]\nconninfo = \"host=/nowhere\"\n",
+            world.repository().display().to_string()
+        );
+        fs::write(&file, text).unwrap();
+    };
+    let prune = |arguments: &[&str]| {
+        let call = arguments.iter().fold(world.workspace.pgkeep(["prune"]), Pgkeep::arg);
+        call.arg("--config").arg(&file).run()
+    };
+    configured("");
+    prune(&["--instance", "main", "--apply"]).exits(2);
+    prune(&["--all-instances", "--apply"]).exits(2);
+    configured("[instance.main.retention]\nkeep_last = 2\nkeep_within = \"36h\"\n");
+    let told = prune(&["--instance", "main"]).succeeds().stdout;
+    assert!(told.starts_with("rules of main: keep-last 2, keep-within 36h\n"), "{told}");
+    assert!(told.contains("would remove 3 of 5 backups, "), "{told}");
+    let told = prune(&["--instance", "main", "--keep-daily", "4"]).succeeds().stdout;
+    assert!(told.starts_with("rules of main: keep-daily 4\n"), "{told}");
+    assert!(told.contains("would remove 1 of 5 backups, "), "{told}");
+
+    let told = prune(&["--all-instances", "--apply"]).succeeds();
+    assert!(told.stderr.contains("instance site has no rules, and everything of it stays"), "{}", told.transcript());
+    world.holds(&[&ids[0], &ids[1]]);
+}

@@ -153,3 +153,17 @@ fn what_is_neither_ours_nor_the_scripts_is_left_alone() {
     let log = world.log();
     assert!((1..=2).contains(&log.matches("passed over what is not a regular file").count()), "{log}");
 }
+
+#[test]
+fn a_prune_goes_by_the_days_of_the_file_and_leaves_dumps_of_the_script_alone() {
+    let world = World::new(&["BACKUP_MODE=local", "RETENTION_DAYS=7"]);
+    let theirs = script(&world, 30);
+    let (old, kept) = (aged(&world, 9), aged(&world, 1));
+    let told = world.pgkeep("prune").run().succeeds();
+    assert!(told.stdout.starts_with("rules of main: keep-within 8d\n"), "{}", told.transcript());
+    assert!(!all_of(&world, &old).is_empty());
+    world.pgkeep("prune").arg("--apply").run().succeeds();
+    assert_eq!(all_of(&world, &old), [""; 0]);
+    assert!(!all_of(&world, &kept).is_empty());
+    assert_eq!(all_of(&world, &theirs).len(), 3);
+}

@@ -23,9 +23,6 @@ Examples:
   pgkeep prune --id shop_20261120T020000Z_db1 --repo /backups
   pgkeep prune -d old_shop --dropped --repo /backups")]
 pub struct PruneArgs {
-    #[command(flatten)]
-    pub rules: RuleArgs,
-
     /// Only backups of this database; may be repeated
     #[arg(short, long, value_name = "DATABASE")]
     pub dbname: Vec<String>,
@@ -50,6 +47,9 @@ pub struct PruneArgs {
     /// Do it
     #[arg(long)]
     pub apply: bool,
+
+    #[command(flatten)]
+    pub rules: RuleArgs,
 }
 
 /// Which backups stay. A backup that any of them keeps stays. Periods are those of UTC; of each the newest stays.

@@ -131,6 +131,7 @@ fn planned(outcome: &Outcome<Item>) -> String {
     let (count, all) = (removals().count(), outcome.items.len());
     let freed = removals().fold(0u64, |sum, item| sum.saturating_add(item.freed_bytes));
     text += &match (count, all) {
+        (0, 0) if outcome.error.is_some() => "nothing could be decided\n".to_owned(),
         (0, 0) => "there is nothing to remove\n".to_owned(),
         (0, all) => format!("nothing would be removed: all {} stay\n", counted(all, "backup")),
         _ => format!(

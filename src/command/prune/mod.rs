@@ -128,6 +128,8 @@ struct Done {
 /// The answer of a whole command. What is kept succeeded at nothing, and does not make a failure a partial one.
 fn told(done: Vec<Done>, unread: &[super::Unread], mut warnings: Vec<String>) -> Outcome<Item> {
     let mut units = Vec::new();
+    // Of one repository alone the error of the command tells all.
+    let several = done.len() + unread.len() > 1;
     for Done { repository, items, error } in &done {
         let removals = items.iter().filter(|item| item.action != Action::Keep || item.error.is_some());
         let before = units.len();
@@ -135,7 +137,7 @@ fn told(done: Vec<Done>, unread: &[super::Unread], mut warnings: Vec<String>) ->
         if error.is_some() || units.len() == before {
             units.push(Unit::of(repository, error.as_ref()));
         }
-        if let Some(error) = error {
+        if let Some(error) = error.as_ref().filter(|_| several) {
             let hint = error.next_step().map_or(String::new(), |hint| format!(" ({hint})"));
             warnings.push(format!("{repository}: {}{hint}", error.said_of(repository)));
         }

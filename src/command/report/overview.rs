@@ -244,8 +244,8 @@ fn run_findings(instance: &InstanceName, runs: &[&SeenRun]) -> Vec<Finding> {
 
 /// Backups that should be gone take space, and nothing else is wrong with them.
 fn failed_prune(instance: &InstanceName, runs: &[&SeenRun]) -> Option<Finding> {
-    let records = runs.iter().filter_map(|run| run.record.as_ref().ok());
-    let newest = records.filter(|record| record.verb == Verb::Prune).next_back()?;
+    let mut records = runs.iter().filter_map(|run| run.record.as_ref().ok());
+    let newest = records.rfind(|record| record.verb == Verb::Prune)?;
     if matches!(newest.status, RunStatus::Succeeded | RunStatus::Running) {
         return None;
     }
