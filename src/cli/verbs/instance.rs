@@ -63,6 +63,9 @@ pub fn every(request: &Request) -> Result<Vec<Instance>> {
     }
     if request.instances.is_empty() {
         let hint = match request.origin.path() {
+            Some(_) if request.drop_in.is_some() => {
+                "leave --all-instances out: BACKUP_ENV_FILE describes one".to_owned()
+            }
             Some(path) => format!("add [instance.NAME] to {}", path.display()),
             None => {
                 "configure them as [instance.NAME] in /etc/pgkeep/pgkeep.toml, or name a file with --config".to_owned()
