@@ -162,6 +162,14 @@ fn a_name_that_matches_nothing_is_an_error_beside_one_that_does() {
         assert!(outcome.stderr.contains("hint: patterns are those of psql"), "{}", outcome.transcript());
     }
     assert!(dumps_of(&world.workspace, "main").is_empty());
+    // An exclusion may be one for other databases of the server.
+    let outcome = world.dump(&["-T", "ordres", "--exclude-table-data=Sales.l*", "-N", "sale?", "-T", "sales.?rders"]);
+    let outcome = outcome.succeeds();
+    let warned: Vec<&str> = outcome.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(warned, ["warning: shop: --exclude-table=ordres matches nothing, so it leaves nothing out"]);
+    // Outside the search path a bare name is nobody's.
+    let outcome = world.dump(&["--exclude-table-data", "lines"]).succeeds();
+    assert!(outcome.stderr.contains("--exclude-table-data=lines matches nothing"), "{}", outcome.transcript());
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod database;
 mod foreign;
 pub mod ident;
 pub mod password;
+pub mod pattern;
 pub mod replay;
 pub mod script;
 pub mod session;

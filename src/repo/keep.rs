@@ -71,7 +71,8 @@ impl FromStr for KeepFor {
         };
         let count: u32 =
             text[..text.len() - unit.len_utf8()].parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
-        TimeDelta::try_hours(i64::from(count) * hours).map(Self::Time).ok_or_else(wrong)
+        // What no calendar reaches is for ever.
+        Ok(TimeDelta::try_hours(i64::from(count) * hours).map_or(Self::Ever, Self::Time))
     }
 }
 

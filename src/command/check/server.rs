@@ -94,7 +94,7 @@ async fn database(
     let warning = |text: &String| Finding::warn("postgres.connection", database.as_str(), text.as_str());
     findings.extend(target.warnings.iter().map(warning));
     findings.extend(connection(&session));
-    findings.extend(standby::look(&session).await);
+    findings.extend(standby::look(context, &session).await);
     findings.extend(tools::chosen(&options.clients, session.server_version_num() / 10_000, &database).await);
     match rights::look(&session).await {
         Ok(found) => findings.extend(found),

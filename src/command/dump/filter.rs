@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::config::env_file::ExtraOptions;
 use crate::error::{Error, Result};
+use crate::pg::pattern::Named;
 use crate::repo::FilterDigest;
 
 /// As it was typed; by default the whole database. Patterns are those of `pg_dump`.
@@ -84,6 +85,14 @@ const IMPOSSIBLE: [(&str, &str, &str); 8] = [
     ("--blobs", "--schema-only", "leave one of them out: large objects are rows"),
 ];
 
+const EXCLUSIONS: [(&str, Named); 5] = [
+    ("--exclude-schema", Named::Schema),
+    ("--exclude-table", Named::Relation),
+    ("--exclude-table-and-children", Named::Relation),
+    ("--exclude-table-data", Named::Relation),
+    ("--exclude-table-data-and-children", Named::Relation),
+];
+
 const TABLE_AND_SCHEMA: &str = "where tables are named pg_dump does not look at schemas: write both into one pattern, \
     such as --table 'sales.*', and leave tables out with --exclude-table 'sales.old_*'";
 
@@ -156,6 +165,15 @@ impl Filter {
     /// The choice in words of `pg_dump`. They name tables.
     pub fn choice(&self) -> Vec<String> {
         self.choosing.iter().cloned().collect()
+    }
+
+    /// Options that leave out what a pattern matches, and their patterns: where nothing does, `pg_dump` says nothing.
+    pub fn exclusions(&self) -> impl Iterator<Item = (&str, &str, Named)> {
+        self.choosing.iter().filter_map(|word| {
+            let (option, pattern) = word.split_once('=')?;
+            let named = EXCLUSIONS.iter().find(|(name, _)| *name == option)?.1;
+            Some((option, pattern, named))
+        })
     }
 
     /// Everything that `pg_dump` is told.

@@ -285,7 +285,7 @@ impl Dumper<'_> {
     async fn dump(&mut self, planned: PlannedItem) -> Item {
         let started = Instant::now();
         let mut warnings = Vec::new();
-        let mut pause = Pause::default();
+        let mut pause = Pause::new(&self.options.instance);
         let done = self.dump_with_patience(&planned, &mut pause, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
         let begun = Item::begun(&self.options.instance, &planned.name);
@@ -434,6 +434,8 @@ impl Dumper<'_> {
         let standby = interrupt.guard(standby::begin(self.context, self.options, &source, pause)).await;
         warnings.extend(standby.at(Stage::Standby)?);
         let snapshot = interrupt.guard(source.snapshot()).await.at(Stage::Describe)?;
+        let idle = interrupt.guard(source.idle_exclusions(&self.options.filter)).await;
+        warnings.extend(idle.at(Stage::Describe)?);
         let packing = self.options.compress.packing();
         let globals = globals::take(interrupt, &source, self.options.globals, packing).await.at(Stage::Globals)?;
         warnings.extend(globals.warning.clone());

@@ -1,10 +1,11 @@
 //! The database that is dumped: the connection, the clients that fit, and the snapshot that everything is read in.
 
-use super::{Context, Options, PlannedItem};
+use super::{Context, Filter, Options, PlannedItem};
 use crate::config::environment::Environment;
 use crate::error::{Doing, Kind, Result};
 use crate::pg::conninfo::ConnectTarget;
 use crate::pg::database::Description;
+use crate::pg::pattern::matches;
 use crate::pg::session::{ChildConnection, Session, SessionOptions};
 use crate::pg::tools::Tools;
 use crate::process::Program;
@@ -86,6 +87,17 @@ impl Source {
         let name = row.doing(Kind::Tool, || "export the snapshot")?.get(0);
         let description = Description::read(client, self.server_version()).await?;
         Ok(Snapshot { name, description })
+    }
+
+    /// What of a choice leaves nothing out, in the transaction of the snapshot.
+    pub async fn idle_exclusions(&self, filter: &Filter) -> Result<Vec<String>> {
+        let mut idle = Vec::new();
+        for (option, pattern, named) in filter.exclusions() {
+            if !matches(self.session.client(), pattern, named).await? {
+                idle.push(format!("{option}={pattern} matches nothing, so it leaves nothing out"));
+            }
+        }
+        Ok(idle)
     }
 
     /// Whether the role may read the password hashes of the cluster.

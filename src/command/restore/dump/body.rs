@@ -6,6 +6,7 @@ use std::io::{Seek as _, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::command::staging::Staging;
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::pg::archive::{Archive, ArchiveReader, Front, Toc};
 use crate::repo::ArchiveFormat;
@@ -69,7 +70,7 @@ pub enum Body {
 #[derive(Debug)]
 pub struct Folder {
     pub path: PathBuf,
-    pub scratch: Option<tempfile::TempDir>,
+    pub staging: Option<Staging>,
 }
 
 impl Body {
@@ -242,17 +243,18 @@ pub fn mapped_directory(
 ) -> Result<Folder> {
     let doing = || format!("make a directory in {scratch:?}");
     let source = source.canonicalize().doing(Kind::Storage, || format!("look at {source:?}"))?;
-    let made = tempfile::Builder::new().prefix("pgkeep-").tempdir_in(scratch).doing(Kind::Storage, doing)?;
+    let staging = Staging::create(scratch, 0, "the directory with other roles")?;
+    let path = staging.folder("dump")?;
     let link = || {
         for entry in std::fs::read_dir(&source)? {
             let entry = entry?;
             if entry.file_name() != "toc.dat" {
-                std::os::unix::fs::symlink(entry.path(), made.path().join(entry.file_name()))?;
+                std::os::unix::fs::symlink(entry.path(), path.join(entry.file_name()))?;
             }
         }
         Ok::<_, std::io::Error>(())
     };
     link().doing(Kind::Storage, doing)?;
-    std::fs::write(made.path().join("toc.dat"), front.with_roles(map)?).doing(Kind::Storage, doing)?;
-    Ok(Folder { path: made.path().to_owned(), scratch: Some(made) })
+    std::fs::write(path.join("toc.dat"), front.with_roles(map)?).doing(Kind::Storage, doing)?;
+    Ok(Folder { path, staging: Some(staging) })
 }

@@ -1,7 +1,7 @@
 //! A stored archive, checked to its end, in a form that `pg_restore` and `psql` read.
 //!
 //! One in a stream becomes a file without a name: nothing of it outlives us. A directory has to have a name; it is removed
-//! at the end, and left behind where pgkeep is killed.
+//! at the end, and by the next run where pgkeep is killed.
 
 use std::fs::File;
 use std::io::Seek as _;
@@ -9,6 +9,7 @@ use std::io::Seek as _;
 use super::body::{self, Body, Folder, Mapper};
 use super::sources::{Output, Unread};
 use super::{Context, Options, Selected, SourceCopy};
+use crate::command::staging::Staging;
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::pg::archive::{Content, Front};
 use crate::progress::Unit;
@@ -76,16 +77,16 @@ async fn directory(
     selected: &Selected,
     copy: &SourceCopy,
 ) -> Result<Body, Unread> {
-    let scratch = &options.scratch;
-    let made = tempfile::Builder::new().prefix("pgkeep-").tempdir_in(scratch);
-    let made = made.doing(Kind::Storage, || format!("create a directory in {scratch:?}")).map_err(Unread::ForGood)?;
-    let task = context.monitor.task("read archive", Unit::Bytes, Some(copy.manifest.plain.size_bytes));
-    let into = Some(made.path());
+    let plain_bytes = copy.manifest.plain.size_bytes;
+    let staging = Staging::create(&options.scratch, plain_bytes, "the decoded files").map_err(Unread::ForGood)?;
+    let path = staging.folder("dump").map_err(Unread::ForGood)?;
+    let task = context.monitor.task("read archive", Unit::Bytes, Some(plain_bytes));
+    let into = Some(path.as_path());
     read_directory(&copy.repository, &selected.stem, &copy.manifest, into, options.threads, task).await?;
     if !options.role_map.is_empty() {
-        map_directory(made.path(), options).map_err(Unread::ForGood)?;
+        map_directory(&path, options).map_err(Unread::ForGood)?;
     }
-    Ok(Body::Directory(Folder { path: made.path().to_owned(), scratch: Some(made) }))
+    Ok(Body::Directory(Folder { path, staging: Some(staging) }))
 }
 
 fn map_directory(path: &std::path::Path, options: &Options) -> Result<()> {

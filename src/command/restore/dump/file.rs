@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::sources::{Output, Unread};
-use super::{Context, Item, Outcome, Selected, Source, SourceCopy, Stage, plan, recorded};
+use super::{Context, Item, Outcome, Selected, Source, SourceCopy, Stage, folder, plan, recorded};
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress::Unit;
@@ -30,6 +30,9 @@ async fn write(context: &Context, source: &Source, selected: &Selected, path: &P
         _ => Path::new("."),
     };
     plan::room(directory, selected.manifest.plain.size_bytes, "the archive")?;
+    if selected.manifest.form() == Form::Directory {
+        return folder::write(context, source, selected, path, directory).await;
+    }
     let doing = || format!("write {}", path.display());
     let attempt = async |copy: &SourceCopy| {
         let begin = || {
@@ -53,7 +56,7 @@ async fn write(context: &Context, source: &Source, selected: &Selected, path: &P
     File::open(directory).and_then(|directory| directory.sync_all()).doing(Kind::Storage, doing)
 }
 
-fn exists(path: &Path) -> Error {
+pub(super) fn exists(path: &Path) -> Error {
     Error::refused(format!("{} exists", path.display())).hint("name a file that does not exist yet")
 }
 
@@ -65,6 +68,10 @@ pub async fn to_stream<W: Write + Send + 'static>(
     selected: &Selected,
     output: W,
 ) -> Result<Outcome<Item>> {
+    if selected.manifest.form() == Form::Directory {
+        return Err(Error::usage(format!("{} is a directory, which standard output cannot be", selected.manifest.id))
+            .hint("name a directory that does not exist yet with --to-file"));
+    }
     recorded(context, selected, async |_: &mut Item| {
         let sources = &selected.sources;
         let both = async {
@@ -91,11 +98,6 @@ async fn read<W: Write + Send + 'static>(
     output: W,
 ) -> Result<()> {
     let SourceCopy { repository, manifest } = copy;
-    if manifest.form() == Form::Directory {
-        return Err(Error::usage("--to-file and a dump in the directory format do not go together")
-            .because("it is many files")
-            .hint("they lie in the repository as pg_dump wrote them, but for what stands around each: see format.md"));
-    }
     let task = context.monitor.task("read archive", Unit::Bytes, Some(manifest.plain.size_bytes));
     read_dump(repository, &selected.stem, manifest, output, source.threads, task).await?;
     Ok(())

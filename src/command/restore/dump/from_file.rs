@@ -232,7 +232,7 @@ fn directory(options: &Options, path: &Path, name: String) -> Result<(Subject, B
     let map = &options.role_map;
     let folder = match map.is_empty() {
         // A name may begin with a dash.
-        true => Folder { path: path.canonicalize().doing(Kind::Storage, || "look at it")?, scratch: None },
+        true => Folder { path: path.canonicalize().doing(Kind::Storage, || "look at it")?, staging: None },
         false => body::mapped_directory(path, &front, map, &options.scratch)?,
     };
     let files = std::fs::read_dir(path).doing(Kind::Storage, || "list the directory")?;

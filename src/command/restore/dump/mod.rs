@@ -13,6 +13,7 @@ mod decode;
 mod elsewhere;
 mod file;
 mod filtered;
+mod folder;
 mod from_file;
 mod log;
 mod needs;
