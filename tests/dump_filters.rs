@@ -231,17 +231,14 @@ fn rows_alone_are_not_restored_into_a_new_database() {
     let outcome = world.pgkeep(&restore).exits(9);
     assert!(outcome.stderr.contains("the tables for them are missing"), "{}", outcome.transcript());
     // The next step works.
-    let file = world.workspace.path("rows.dump");
-    world.pgkeep(&["restore", "dump", &dump.id(), "--to-file", file.to_str().unwrap()]).succeeds();
     world.cluster.create_database("copy");
     world.cluster.sql(
         "copy",
         "CREATE SCHEMA sales; CREATE TABLE sales.orders (a int); CREATE TABLE sales.lines (a int);
         CREATE TABLE audit (a int); CREATE TABLE \"Audit Log\" (a int); CREATE TABLE plain (a int)",
     );
-    let mut load = world.cluster.client("pg_restore");
-    load.args(["--data-only", "--single-transaction", "--dbname=copy"]).arg(&file);
-    world.cluster.run(&mut load);
+    assert!(outcome.stderr.contains("--into-existing"), "{}", outcome.transcript());
+    world.pgkeep(&["restore", "dump", &dump.id(), "--into", "copy", "--into-existing"]).succeeds();
     assert_eq!(world.cluster.sql("copy", "SELECT count(*) FROM audit"), "100");
 }
 

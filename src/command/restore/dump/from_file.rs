@@ -340,7 +340,7 @@ impl Pass<'_> {
             tail.drain(..surplus);
             Ok(())
         })?;
-        if self.size_bytes % TAR_BLOCK_BYTES as u64 != 0 || tail.iter().any(|byte| *byte != 0) {
+        if !self.size_bytes.is_multiple_of(TAR_BLOCK_BYTES as u64) || tail.iter().any(|byte| *byte != 0) {
             return Err(not_whole(Error::new(
                 Kind::Verification,
                 "the archive ends early: its last blocks are missing",
