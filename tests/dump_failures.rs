@@ -145,6 +145,11 @@ fn a_table_that_is_locked_for_a_while() {
     second.args(["-1"]);
     let mut second = second.spawn().unwrap();
     world.until_it_stands("^SET application_name|^LOCK big");
+    // Also where several sessions read.
+    let parallel = world.dump(&["--format", "directory", "--jobs", "2", "--lock-wait", "100ms", "--lock-retry", "1"]);
+    let outcome = parallel.run().exits(4);
+    assert!(outcome.stderr.contains("attempt 1 of 2 met a locked table"), "{}", outcome.transcript());
+    assert!(outcome.stderr.contains("by holder holds public.big"), "{}", outcome.transcript());
     let dump = world.dump(&["--lock-wait", "300ms", "--lock-retry", "100"]).spawn();
     let mut attempts = std::collections::BTreeSet::new();
     let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ '^LOCK TABLE'";

@@ -17,7 +17,7 @@ use super::arrivals::Arrivals;
 use super::copies::Copies;
 use super::fan::Fan;
 use super::source::{Snapshot, Source};
-use super::{Context, Options, Stage};
+use super::{Context, Options, Stage, locks};
 use crate::command::stage::{At as _, Failed};
 use crate::command::staging::Staging;
 use crate::digest::Fingerprint;
@@ -69,7 +69,10 @@ pub async fn store(
     let (warnings, stored) = match (ended, stored) {
         // Files that could not be stored are why it was stopped.
         (_, Err(Some(error))) => return Err(error).at(Stage::Archive),
-        (Err(error), _) => return Err(archive::with_hint(error, source.database())).at(Stage::Archive),
+        (Err(error), _) => {
+            let error = archive::with_hint(error, source.database());
+            return Err(locks::explain(error, source).await).at(Stage::Archive);
+        }
         (Ok(_), Err(None)) => {
             return Err(Error::new(Kind::Unexpected, "store the files of a directory")).at(Stage::Archive);
         }
