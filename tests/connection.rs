@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use connection::certificates::Certificates;
 use connection::cluster::{Cluster, free_port, run};
 use connection::oracle::{Case, ONCE, account, agree, child_agrees, resolve};
+use pgkeep::config::environment::Environment;
+use pgkeep::config::secret::Secret;
 use pgkeep::error::Kind;
+use pgkeep::pg::conninfo::{ConnectTarget, ConnectionFlags, InstanceServer};
 use pgkeep::pg::session::{Access, ChildConnection, Encryption, Session, SessionOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -328,6 +331,7 @@ async fn tls_logins_agree_with_psql() {
         }
     }
     assert!(reached > 12, "only {reached} cases reach the server");
+    through_a_tunnel(&server, &path("ca.crt")).await;
 
     // The same files under their usual names.
     let usual = |from: &str, to: &str| {
@@ -352,6 +356,34 @@ async fn tls_logins_agree_with_psql() {
             .await
             .is_some()
     );
+}
+
+/// The certificate is held against the name of the server, and nothing else of the name is looked at.
+async fn through_a_tunnel(server: &Cluster, ca: &str) {
+    let connect = async |host: &str| {
+        let conninfo = format!(
+            "host={host} port=5432 user=app dbname=app password='pa:ss\\\\word' sslmode=verify-full sslrootcert={ca}"
+        );
+        let conninfo = Some(Secret::new(conninfo));
+        let instance = Some(InstanceServer { conninfo, password: None, tunnel_port: Some(server.port()) });
+        let environment = Environment::default().with_account("root");
+        let flags = ConnectionFlags { instance, ..ConnectionFlags::default() };
+        let target = ConnectTarget::resolve(&flags, &environment).unwrap();
+        let session = Session::connect(&target, &ONCE).await?;
+        Ok::<_, pgkeep::error::Error>((target, session))
+    };
+    let (target, session) = connect("localhost").await.unwrap();
+    let endpoint = session.endpoint();
+    assert_eq!((endpoint.host.as_str(), endpoint.port, endpoint.encryption), ("localhost", 5432, Encryption::Tls));
+    assert_eq!(endpoint.address.unwrap().port(), server.port());
+    let scratch = tempfile::tempdir().unwrap();
+    let child = ChildConnection::new(&target, endpoint, scratch.path()).unwrap();
+    connection::oracle::pass_on(&child);
+    let mut psql = std::process::Command::new(format!("{}/psql", connection::cluster::BIN));
+    psql.env_clear().envs(child.variables()).args(["-XAtqw", "-c", "SELECT inet_server_port()"]);
+    assert_eq!(run(&mut psql), server.port().to_string());
+    let error = connect("db.nowhere.invalid").await.unwrap_err().to_string();
+    assert!(error.contains("db.nowhere.invalid") && error.contains("TLS"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -401,6 +433,7 @@ async fn dump_programs_take_the_connection_of_the_session() {
     let session = Session::connect(&target, &ONCE).await.unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let child = ChildConnection::new(&target, session.endpoint(), scratch.path()).unwrap();
+    connection::oracle::pass_on(&child);
     for (program, arguments, words) in [
         ("pg_dump", vec!["--schema-only", "--create"], "CREATE DATABASE \"a=b 'c\\\""),
         ("pg_dumpall", vec!["--globals-only"], "CREATE ROLE \"we ird:\\\""),

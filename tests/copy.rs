@@ -79,7 +79,7 @@ impl World {
     fn is_copied(&self, id: &str, from: &Path, to: &Path) {
         let (expected, found) = (objects(from, id), objects(to, id));
         assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
-        assert_eq!(expected.len(), 5);
+        assert!(expected.len() >= 5);
         assert!(expected == found, "the bytes of {id} differ");
     }
 
@@ -128,7 +128,7 @@ fn object(repository: &Path, id: &str, ending: &str) -> PathBuf {
 
 fn objects(repository: &Path, id: &str) -> BTreeMap<String, Vec<u8>> {
     let folder = repository.join("main/dumps");
-    let names = tree(&folder).into_iter().filter(|name| name.starts_with(id));
+    let names = tree(&folder).into_iter().filter(|name| name.starts_with(id) && !name.ends_with('/'));
     names.map(|name| (name.clone(), fs::read(folder.join(name)).unwrap())).collect()
 }
 
@@ -530,6 +530,7 @@ async fn death_at_any_moment() {
         "CREATE EXTENSION pgcrypto; CREATE TABLE noise AS SELECT gen_random_bytes(1000) FROM generate_series(1, 12000)",
     );
     workspace.pgkeep_on(cluster, ["dump", "-d", "noise"]).run().succeeds();
+    workspace.pgkeep_on(cluster, ["dump", "-d", "noise", "--format", "directory"]).run().succeeds();
     let all = ids(workspace);
     let began = Instant::now();
     world.copy(&["--missing"], &[&from], &world.path("timed")).succeeds();

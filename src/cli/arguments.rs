@@ -182,7 +182,7 @@ pub struct RestoreDumpArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "to_file"])]
     pub to_instance: Option<String>,
 
-    /// Write the plain pg_dump archive to a file, or to standard output with `-`, and restore nothing
+    /// Write what pg_dump wrote to a file or directory, or to standard output with `-`, and restore nothing
     #[arg(long, value_name = "PATH", conflicts_with_all = ["into", "to", "jobs", "analyze"])]
     pub to_file: Option<PathBuf>,
 

@@ -265,5 +265,20 @@ fn delete(tree: &Tree, key: &Key) -> failure::Result<()> {
         Err(errno) => return Err(errno.into()),
     }
     tree.absent::<()>()?;
-    tree::sync_folder(&folder).map_err(Failure::unsettled).step(|| "fsync the folder".to_owned())
+    tree::sync_folder(&folder).map_err(Failure::unsettled).step(|| "fsync the folder".to_owned())?;
+    remove_if_empty(tree, key.folder())
+}
+
+/// A folder that holds the files of one object, which go one by one. Nobody else makes or fills it; one that is not
+/// empty, or comes back after a crash, is no harm.
+const FOLDER_OF_ONE: &str = ".dir";
+
+fn remove_if_empty(tree: &Tree, path: &str) -> failure::Result<()> {
+    let Some((parent, name)) = path.rsplit_once('/').filter(|(_, name)| name.ends_with(FOLDER_OF_ONE)) else {
+        return Ok(());
+    };
+    if let Some(parent) = tree.folder(parent)? {
+        let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
+    }
+    Ok(())
 }

@@ -121,10 +121,18 @@ pub async fn agree(case: &Case) -> Option<(ConnectTarget, Session)> {
     }
 }
 
+/// Leaves the password file open in every child of ours, as pgkeep does in the one that it is for.
+pub fn pass_on(child: &ChildConnection) {
+    if let Some(file) = child.password_file() {
+        rustix::io::fcntl_setfd(&*file, rustix::io::FdFlags::empty()).unwrap();
+    }
+}
+
 /// A child with nothing but our variables reaches the same place, silently.
 pub fn child_agrees(case: &Case, target: &ConnectTarget, session: &Session) {
     let scratch = tempfile::tempdir().unwrap();
     let child = ChildConnection::new(target, session.endpoint(), scratch.path()).unwrap();
+    pass_on(&child);
     let mut variables: BTreeMap<String, String> = [("HOME", "/nonexistent")].map(|(k, v)| (k.into(), v.into())).into();
     variables.extend(child.variables().map(|(name, value)| (name.to_owned(), value.to_owned())));
     let secrets: Vec<&str> = target.hosts.iter().filter_map(|host| Some(host.password.as_ref()?.expose())).collect();

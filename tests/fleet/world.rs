@@ -24,12 +24,24 @@ pub struct Fleet {
 impl Fleet {
     /// As the example has it.
     pub fn new() -> Self {
-        let servers = INSTANCES.map(|(_, databases)| {
+        Self::with(&INSTANCES)
+    }
+
+    /// The example with these servers alone, and with their first databases alone.
+    pub fn small(names: &[&str]) -> Self {
+        let wanted = INSTANCES.into_iter().filter(|(name, _)| names.contains(name));
+        let fleet = Self::with(&wanted.map(|(name, databases)| (name, &databases[..1])).collect::<Vec<_>>());
+        fleet.edit(|text| text.replace(", \"root\"]", "]").replace(", \"lakefs\"]", "]"));
+        fleet
+    }
+
+    fn with(served: &[(&str, &[&str])]) -> Self {
+        let start = |(_, databases): &(&str, &[&str])| {
             let cluster = Cluster::plain(PgVersion::V15);
             databases_of_platform(&cluster, databases);
             cluster
-        });
-        let fleet = Self::of(servers.into(), |fleet| {
+        };
+        let fleet = Self::of(served.iter().map(start).collect(), |fleet| {
             include_str!("../../examples/fleet.toml")
                 .replace("/backups/platform", fleet.workspace.repository().to_str().unwrap())
                 .replace("/etc/pgkeep", fleet.workspace.path("").to_str().unwrap().trim_end_matches('/'))
@@ -37,10 +49,9 @@ impl Fleet {
         for (instance, _) in INSTANCES {
             fleet.write(&format!("{instance}.password"), &format!("{}\n", Cluster::PASSWORD));
         }
-        let served = INSTANCES.iter().zip(&fleet.clusters);
-        let lines: String =
-            served.map(|((name, _), cluster)| format!("{name}-postgresql {}\n", cluster.port())).collect();
-        fleet.write("servers", &lines);
+        let lines = served.iter().zip(&fleet.clusters);
+        let lines = lines.map(|((name, _), cluster)| format!("{name}-postgresql {}\n", cluster.port()));
+        fleet.write("servers", &lines.collect::<String>());
         fleet
     }
 
@@ -99,14 +110,6 @@ impl Fleet {
         let items = document["items"].as_array().unwrap().iter();
         let findings = items.flat_map(|item| item["findings"].as_array().unwrap());
         findings.map(|f| format!("{} {}", f["id"].as_str().unwrap(), f["subject"].as_str().unwrap())).collect()
-    }
-
-    /// Makes `kubectl` know nothing of it.
-    pub fn remove_server(&mut self, instance: &str) {
-        let lines = fs::read_to_string(self.path("servers")).unwrap();
-        let kept: String =
-            lines.lines().filter(|line| !line.starts_with(instance)).map(|line| format!("{line}\n")).collect();
-        self.write("servers", &kept);
     }
 
     /// Makes connections to a service break after so many bytes.

@@ -175,6 +175,9 @@ pub(super) fn with_hint(error: Error, database: &str) -> Error {
     if locks::is_locked_out(&error) {
         return error.hint(LOCKED);
     }
+    if words.contains("does not support compression with") {
+        return error.hint("leave --compress out: then pgkeep compresses with zstd, whatever pg_dump can");
+    }
     if words.contains("permission denied") {
         let database = shell_word(OsStr::new(database));
         return error.hint(format!(

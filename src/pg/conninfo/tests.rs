@@ -177,3 +177,93 @@ fn a_password_that_is_not_encoded_is_not_repeated_as_a_port() {
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     assert!(error.next_step().unwrap().contains("%2F"), "{error:?}");
 }
+
+fn of_instance(conninfo: &str) -> ConnectionFlags {
+    let conninfo = (!conninfo.is_empty()).then(|| Secret::new(conninfo));
+    ConnectionFlags { instance: Some(InstanceServer { conninfo, ..Default::default() }), ..Default::default() }
+}
+
+const STRAY: [(&str, &str); 7] = [
+    ("PGHOST", "stray"),
+    ("PGHOSTADDR", "192.0.2.1"),
+    ("PGPORT", "9"),
+    ("PGSERVICE", "stray"),
+    ("PGUSER", "u"),
+    ("PGDATABASE", "d"),
+    ("PGPASSWORD", "p"),
+];
+
+#[test]
+fn the_environment_completes_an_instance_and_never_moves_it() {
+    let resolve = |flags: &ConnectionFlags| ConnectTarget::resolve(flags, &environment(&STRAY)).unwrap();
+    let target = resolve(&of_instance("host=own"));
+    assert_eq!(places(&target), [("own", None, 5432)]);
+    assert_eq!((target.user.as_str(), target.dbname.as_str()), ("u", "d"));
+    assert_eq!(target.hosts[0].password.as_ref().map(Secret::expose), Some("p"));
+    // One that names no host is on this host, wherever the environment is.
+    assert_eq!(places(&resolve(&of_instance("user=backup"))), [(default_socket_directory(), None, 5432)]);
+    // What was typed is stronger, and takes the whole place.
+    let typed =
+        ConnectionFlags { host: Some("typed".into()), ..of_instance("host=own hostaddr=127.0.0.2 port=7 user=v") };
+    let target = resolve(&typed);
+    assert_eq!((places(&target), target.user.as_str()), (vec![("typed", None, 5432)], "v"));
+    let port = ConnectionFlags { port: Some("8".into()), ..of_instance("host=own port=7") };
+    assert_eq!(places(&resolve(&port)), [("own", None, 8)]);
+    let uri =
+        ConnectionFlags { dbname: Some("postgresql://other/x".into()), ..of_instance("host=own port=7 dbname=y") };
+    assert_eq!((places(&resolve(&uri)), resolve(&uri).dbname.as_str()), (vec![("other", None, 5432)], "x"));
+    // Without a connection string the environment says where the server is.
+    let plain = ConnectTarget::resolve(&of_instance(""), &environment(&[("PGHOST", "e")])).unwrap();
+    assert_eq!(places(&plain), [("e", None, 5432)]);
+}
+
+#[test]
+fn a_tunnel_is_dialled_and_the_server_keeps_its_name() {
+    let through = |conninfo: &str| {
+        let mut flags = of_instance(conninfo);
+        flags.instance.as_mut().unwrap().tunnel_port = Some(41309);
+        flags
+    };
+    let resolve = |flags: &ConnectionFlags| ConnectTarget::resolve(flags, &environment(&STRAY));
+    let target = resolve(&through("host=db.example.com port=5433 hostaddr=192.0.2.7 sslmode=verify-full")).unwrap();
+    assert_eq!(places(&target), [("db.example.com", Some("192.0.2.7"), 5433)]);
+    assert_eq!(target.hosts[0].dialled(), ("127.0.0.1", 41309));
+    assert_eq!(places(&resolve(&through("user=backup")).unwrap()), [("localhost", None, 5432)]);
+    for (flags, told) in [
+        (through("host=/run"), "a tunnel leads to no socket of this host"),
+        (through("host=a,b"), "a tunnel leads to one server, and conninfo names several"),
+        (
+            ConnectionFlags { host: Some("x".into()), ..through("host=a") },
+            "the server of this instance is reached through its tunnel",
+        ),
+        (
+            ConnectionFlags { port: Some("1".into()), ..through("host=a") },
+            "the server of this instance is reached through its tunnel",
+        ),
+    ] {
+        assert_eq!(resolve(&flags).unwrap_err().to_string(), told);
+    }
+}
+
+#[test]
+fn the_password_of_an_instance_is_fetched_unless_one_is_written_for_it() {
+    let source = || Some(PasswordSource::File("/p".into()));
+    let with = |conninfo: &str| {
+        let mut flags = of_instance(conninfo);
+        flags.instance.as_mut().unwrap().password = source();
+        flags
+    };
+    let target = ConnectTarget::resolve(&with("host=own"), &environment(&STRAY)).unwrap();
+    assert!(target.password.is_some() && target.hosts[0].password.is_none(), "not that of the environment");
+    let typed = ConnectionFlags { dbname: Some("postgresql://u:typed@h/x".into()), ..with("host=own") };
+    let target = ConnectTarget::resolve(&typed, &environment(&STRAY)).unwrap();
+    assert!(target.password.is_none());
+    assert_eq!(target.hosts[0].password.as_ref().map(Secret::expose), Some("typed"));
+    let check = |conninfo: &str| of_instance(conninfo).instance.unwrap().check();
+    assert_eq!(check("host=own password=x").unwrap(), HoldsPassword::Yes);
+    assert_eq!(check("postgresql://u@h/d").unwrap(), HoldsPassword::No);
+    assert_eq!(check("").unwrap(), HoldsPassword::No);
+    for wrong in ["db.example.com", "hots=x", "host"] {
+        assert_eq!(check(wrong).unwrap_err().kind, crate::error::Kind::Usage, "{wrong}");
+    }
+}

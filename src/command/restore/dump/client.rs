@@ -1,16 +1,18 @@
 //! `pg_restore` and `vacuumdb`: which ones, how they are called, and what `pg_restore` says of what went wrong.
 
-use std::fs::File;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::delivered::Delivered;
 use super::target::Target;
 use super::{Context, OnError};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Doing as _, Error, Kind, Result};
 use crate::pg::tools::{Search, Tools};
 use crate::progress::Task;
+use crate::repo::ArchiveFormat;
 
 /// How many complaints are kept; all are counted.
 const KEPT: usize = 20;
@@ -46,8 +48,9 @@ pub enum Transactions {
     One,
 }
 
-/// A call of `pg_restore`.
+/// A call of `pg_restore`; of `psql` for a script.
 pub struct Call<'a> {
+    pub format: ArchiveFormat,
     pub target: &'a Target,
     pub database: &'a str,
     pub jobs: NonZeroUsize,
@@ -56,8 +59,13 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    pub fn program(&self) -> Result<crate::process::Program> {
-        let mut program = self.target.client("pg_restore")?.args(["--format=custom", "--verbose"]);
+    /// `folder` is the archive where it is a directory.
+    pub fn program(&self, folder: Option<&Path>) -> Result<crate::process::Program> {
+        if self.format == ArchiveFormat::Plain {
+            return self.script();
+        }
+        let format = format!("--format={}", self.format.as_str());
+        let mut program = self.target.client("pg_restore")?.arg(format).arg("--verbose");
         if self.on_error == OnError::Stop && !self.server_is_older() {
             program = program.arg("--exit-on-error");
         }
@@ -65,11 +73,29 @@ impl Call<'_> {
             program = program.arg("--single-transaction");
         }
         program = program.arg(format!("--dbname={}", self.target.dbname_argument(self.database)));
-        if self.jobs.get() > 1 {
-            // Workers open the archive by name, each for itself; standard input has one, although the file has none.
-            program = program.arg(format!("--jobs={}", self.jobs)).arg("/dev/stdin");
+        // A tar archive is restored by one.
+        let is_parallel = self.jobs.get() > 1 && self.format != ArchiveFormat::Tar;
+        if is_parallel {
+            program = program.arg(format!("--jobs={}", self.jobs));
+        }
+        if let Some(folder) = folder {
+            program = program.arg(folder);
+        } else if is_parallel || self.format == ArchiveFormat::Tar {
+            // Workers open the archive by name, each for itself, and a tar archive is read back and forth; standard input
+            // has a name, although the file has none.
+            program = program.arg("/dev/stdin");
         }
         Ok(program)
+    }
+
+    /// Without the user's settings; errors without the row and the statement that they are about.
+    fn script(&self) -> Result<crate::process::Program> {
+        let program = self.target.client("psql")?.args(["--no-psqlrc", "--quiet"]);
+        let stop = if self.on_error == OnError::Stop { "1" } else { "0" };
+        let program = program.arg(format!("--set=ON_ERROR_STOP={stop}")).arg("--set=VERBOSITY=terse");
+        let one = self.transactions == Transactions::One;
+        let program = if one { program.arg("--single-transaction") } else { program };
+        Ok(program.arg("--file=-").arg(format!("--dbname={}", self.target.dbname_argument(self.database))))
     }
 
     /// Then its errors are judged here, because one of them is to be expected.
@@ -79,17 +105,32 @@ impl Call<'_> {
     }
 
     /// Whether everything can be done in one transaction.
-    pub fn allows_one_transaction(target: &Target, jobs: NonZeroUsize, on_error: OnError) -> bool {
-        let call = Call { target, database: "", jobs, on_error, transactions: Transactions::Many };
-        jobs.get() == 1 && on_error == OnError::Stop && !call.server_is_older()
+    pub fn allows_one_transaction(
+        target: &Target,
+        format: ArchiveFormat,
+        jobs: NonZeroUsize,
+        on_error: OnError,
+    ) -> bool {
+        let call = Call { format, target, database: "", jobs, on_error, transactions: Transactions::Many };
+        let is_script = format == ArchiveFormat::Plain;
+        jobs.get() == 1 && on_error == OnError::Stop && (is_script || !call.server_is_older())
     }
 
-    /// Runs it. `archive` has no name any more: nothing of it is left when we are killed.
-    pub async fn run(&self, context: &Context, archive: File, task: Arc<dyn Task>) -> Result<Complaints> {
+    /// Runs it.
+    pub async fn run(&self, context: &Context, delivered: &Delivered, task: Arc<dyn Task>) -> Result<Complaints> {
         let (sender, mut lines) = unbounded_channel();
-        let program = self.program()?.heard_by(sender);
+        let (folder, file) = match delivered {
+            Delivered::Directory { folder, .. } => (Some(folder.path.as_path()), None),
+            Delivered::Custom { file, .. } | Delivered::Tar { file, .. } | Delivered::Script { file } => {
+                (None, Some(file))
+            }
+        };
+        let program = self.program(folder)?.heard_by(sender);
         tracing::info!("{}", program.command_line());
-        let child = program.spawn_reading(archive)?;
+        let child = match file {
+            Some(file) => program.spawn_reading(file.try_clone().doing(Kind::Storage, || "hand over the archive")?)?,
+            None => program.spawn_quiet()?,
+        };
         let mut complaints = Complaints::default();
         let ended = {
             let listening = listen(&mut lines, &mut complaints, self.on_error, &*task);
@@ -97,7 +138,7 @@ impl Call<'_> {
                 tokio::select! {
                     biased;
                     error = context.interrupt.stopped() => error,
-                    () = listening => Error::new(Kind::Tool, "pg_restore met an error"),
+                    () = listening => Error::new(Kind::Tool, "an error was met"),
                 }
             };
             child.wait_unless(stop).await
@@ -111,7 +152,7 @@ impl Call<'_> {
         }
         match ended {
             Ok(exit) => complaints.judge(&exit, self.on_error),
-            Err(_) => Err(complaints.error("pg_restore met an error")),
+            Err(_) => Err(complaints.error("an error was met")),
         }
     }
 }
@@ -161,7 +202,10 @@ impl Complaints {
         if line.starts_with("pg_restore: ") {
             tracing::debug!(target: "pgkeep::child", "{line}");
         }
-        if let Some(entry) = line.strip_prefix("pg_restore: from TOC entry ") {
+        if let Some(error) = of_psql(line) {
+            tracing::debug!(target: "pgkeep::child", "{line}");
+            self.add(&error);
+        } else if let Some(entry) = line.strip_prefix("pg_restore: from TOC entry ") {
             self.entry = Some(entry.to_owned());
         } else if let Some(error) = line.strip_prefix("pg_restore: error: ") {
             if error.contains("transaction_timeout") {
@@ -204,20 +248,31 @@ impl Complaints {
         if exit.success() || passed_over {
             return match (self.count, on_error) {
                 (0, _) | (_, OnError::GoOn) => Ok(self),
-                (_, OnError::Stop) => Err(self.error("pg_restore met an error")),
+                (_, OnError::Stop) => Err(self.error(&format!("{} met an error", exit.program))),
             };
         }
         if self.count == 0 {
             let tail = exit.stderr.len().saturating_sub(3);
             self.words = exit.stderr[tail..].to_vec();
         }
-        Err(self.error(&format!("pg_restore ended with {}", exit.reason())))
+        Err(self.error(&format!("{} ended with {}", exit.program, exit.reason())))
     }
 
     fn error(&self, sentence: &str) -> Error {
         let error = Error::new(Kind::Tool, sentence);
         if self.words.is_empty() { error } else { error.because(self.words.join("; ")) }
     }
+}
+
+/// `psql:<stdin>:12: ERROR:  relation "t" already exists`, and errors of psql itself.
+fn of_psql(line: &str) -> Option<String> {
+    if let Some(error) = line.strip_prefix("psql: error: ") {
+        return Some(error.to_owned());
+    }
+    let (number, said) = line.strip_prefix("psql:<stdin>:")?.split_once(": ")?;
+    let marks = ["ERROR:", "FATAL:", "PANIC:", "error:"];
+    let error = marks.iter().find_map(|mark| said.strip_prefix(mark))?;
+    Some(format!("line {number}: {}", error.trim()))
 }
 
 /// Planner statistics in three passes. Without them the data are whole: a failure is told, not fatal.

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::Path;
 
 use super::sources::{Output, Unread};
-use super::{Context, Item, Outcome, Selected, Source, SourceCopy, Stage, plan, recorded};
+use super::{Context, Item, Outcome, Selected, Source, SourceCopy, Stage, folder, plan, recorded};
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress::Unit;
-use crate::repo::archive::read_archive;
+use crate::repo::ArchiveFormat;
+use crate::repo::archive::read_dump;
 
 /// Writes the archive to a new file of mode 0600, checked to its end before it has its name.
 pub async fn to_file(context: &Context, source: &Source, selected: &Selected, path: &Path) -> Result<Outcome<Item>> {
@@ -29,6 +30,9 @@ async fn write(context: &Context, source: &Source, selected: &Selected, path: &P
         _ => Path::new("."),
     };
     plan::room(directory, selected.manifest.plain.size_bytes, "the archive")?;
+    if selected.manifest.archive_format == ArchiveFormat::Directory {
+        return folder::write(context, source, selected, path, directory).await;
+    }
     let doing = || format!("write {}", path.display());
     let attempt = async |copy: &SourceCopy| {
         let begin = || {
@@ -52,7 +56,7 @@ async fn write(context: &Context, source: &Source, selected: &Selected, path: &P
     File::open(directory).and_then(|directory| directory.sync_all()).doing(Kind::Storage, doing)
 }
 
-fn exists(path: &Path) -> Error {
+pub(super) fn exists(path: &Path) -> Error {
     Error::refused(format!("{} exists", path.display())).hint("name a file that does not exist yet")
 }
 
@@ -64,6 +68,10 @@ pub async fn to_stream<W: Write + Send + 'static>(
     selected: &Selected,
     output: W,
 ) -> Result<Outcome<Item>> {
+    if selected.manifest.archive_format == ArchiveFormat::Directory {
+        return Err(Error::usage(format!("{} is a directory, which standard output cannot be", selected.manifest.id))
+            .hint("name a directory that does not exist yet with --to-file"));
+    }
     recorded(context, selected, async |_: &mut Item| {
         let sources = &selected.sources;
         let both = async {
@@ -91,6 +99,6 @@ async fn read<W: Write + Send + 'static>(
 ) -> Result<()> {
     let SourceCopy { repository, manifest } = copy;
     let task = context.monitor.task("read archive", Unit::Bytes, Some(manifest.plain.size_bytes));
-    read_archive(repository, &selected.stem, manifest, output, source.threads, task).await?;
+    read_dump(repository, &selected.stem, manifest, output, source.threads, task).await?;
     Ok(())
 }

@@ -7,9 +7,11 @@
 
 mod client;
 mod database;
+mod delivered;
 mod elsewhere;
 mod file;
 mod filtered;
+mod folder;
 mod plan;
 mod roles;
 mod server;

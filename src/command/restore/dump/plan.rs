@@ -14,13 +14,14 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::quote_ident;
 use crate::pg::tools::ToolVersion;
 use crate::repo::archive::expect;
-use crate::repo::{BackupId, DumpDetails, InstanceName, ObjectRole, StoredObject, unpack};
+use crate::repo::{ArchiveFormat, BackupId, DumpDetails, InstanceName, ObjectRole, StoredObject, unpack};
 
 /// What globals may decode to.
 const GLOBALS_LIMIT_BYTES: u64 = 256 << 20;
 
 /// What will be done, and the session that it will be done with.
 pub struct Plan {
+    format: ArchiveFormat,
     pub target: Target,
     pub into: String,
     pub way: Way,
@@ -92,7 +93,16 @@ async fn look(context: &Context, options: &Options, selected: &Selected) -> Resu
     let mut creation_of_roles = globals.creation(&missing.create, &existing, &with);
     warnings.append(&mut creation_of_roles.warnings);
     let way = way(selected, &details, &target, &into, &me, &mut warnings).await?;
-    Ok(Plan { target, into, way, details, missing_roles: missing.create, creation_of_roles, warnings })
+    Ok(Plan {
+        format: manifest.archive_format,
+        target,
+        into,
+        way,
+        details,
+        missing_roles: missing.create,
+        creation_of_roles,
+        warnings,
+    })
 }
 
 fn archive_major(selected: &Selected) -> u32 {
@@ -354,7 +364,7 @@ impl Plan {
             steps.push(sql.clone());
         }
         steps.extend(self.missing_roles.iter().map(|role| format!("CREATE ROLE {} …", quote_ident(role))));
-        steps.push(self.call(options).program()?.command_line());
+        steps.push(self.call(options).program(None)?.command_line());
         if options.analyze == Analyze::Stages {
             steps.push("vacuumdb --analyze-in-stages".to_owned());
         }
@@ -368,9 +378,10 @@ impl Plan {
 
     /// The call of `pg_restore`.
     pub(super) fn call(&self, options: &Options) -> Call<'_> {
-        let one =
-            self.way == Way::IntoEmpty && Call::allows_one_transaction(&self.target, options.jobs, options.on_error);
+        let one = self.way == Way::IntoEmpty
+            && Call::allows_one_transaction(&self.target, self.format, options.jobs, options.on_error);
         Call {
+            format: self.format,
             target: &self.target,
             database: self.way.working_name(&self.into),
             jobs: options.jobs,

@@ -1,26 +1,20 @@
 //! A planned restore to a server, carried out.
 
-use std::fs::File;
-use std::io::Seek as _;
-use std::os::unix::fs::FileExt as _;
-
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::client::{self, Complaints};
 use super::database;
+use super::delivered::{Delivered, deliver};
 use super::plan::{Leftover, Plan, Way};
 use super::roles::{Step, StepKind};
-use super::sources::{Output, Unread};
 use super::target::{has_oid, is_duplicate};
-use super::{Analyze, Context, Item, OnError, Options, Selected, SourceCopy, Stage};
+use super::{Analyze, Context, Item, OnError, Options, Selected, Stage};
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::pg::archive::Archive;
 use crate::pg::ident::{quote_ident, quote_literal};
 use crate::pg::session::Session;
 use crate::progress::Unit;
-use crate::repo::archive::read_archive;
 
 pub struct Restorer<'a> {
     pub context: &'a Context,
@@ -34,11 +28,12 @@ impl Restorer<'_> {
     pub async fn restore(&self, item: &mut Item) -> Result<(), Failed<Stage>> {
         item.warnings.extend(self.plan.warnings.iter().cloned());
         self.claim().await.at(Stage::Claim)?;
-        let (archive, file) = self.context.interrupt.guard(self.decode()).await.at(Stage::Archive)?;
+        let delivered = deliver(self.context, self.options, self.selected);
+        let delivered = self.context.interrupt.guard(delivered).await.at(Stage::Archive)?;
         self.make_room().await.at(Stage::Create)?;
         self.create().await.at(Stage::Create)?;
         let made = self.identify().await.at(Stage::Create)?;
-        let failed = match self.fill(item, made, archive, file).await {
+        let failed = match self.fill(item, made, delivered).await {
             Ok(()) => return Ok(()),
             // Counted errors; the database is there, under its name.
             Err(failed) if failed.error.kind == Kind::Partial => return Err(failed),
@@ -61,32 +56,6 @@ impl Restorer<'_> {
         }
         Err(Error::new(Kind::Locked, format!("another restore into database {into:?} on {address} is under way"))
             .hint("wait until it has ended, or restore under another name with --into"))
-    }
-
-    /// Reads the whole archive, checked to its end, into a file that has no name: nothing of it outlives us.
-    async fn decode(&self) -> Result<(Archive, File)> {
-        let (archive, mut file) =
-            self.selected.sources.deliver("the archive", async |copy| self.decode_copy(copy).await).await?;
-        // Only now: what was compared with the manifest is the archive as it was written.
-        for (place, known) in archive.places() {
-            file.write_all_at(&known, place).doing(Kind::Storage, || "complete the decoded archive")?;
-        }
-        file.rewind().doing(Kind::Storage, || "rewind the decoded archive")?;
-        Ok((archive, file))
-    }
-
-    async fn decode_copy(&self, copy: &SourceCopy) -> Result<(Archive, File), Unread> {
-        let (stem, scratch) = (&self.selected.stem, &self.options.scratch);
-        let file = tempfile::tempfile_in(scratch).doing(Kind::Storage, || format!("create a file in {scratch:?}"));
-        let file = file.map_err(Unread::ForGood)?;
-        let kept = file.try_clone().doing(Kind::Storage, || format!("keep a file in {scratch:?}"));
-        let kept = kept.map_err(Unread::ForGood)?;
-        let task = self.context.monitor.task("read archive", Unit::Bytes, Some(copy.manifest.plain.size_bytes));
-        let output = Output::new(file);
-        match read_archive(&copy.repository, stem, &copy.manifest, output.attempt(), self.options.threads, task).await {
-            Ok((archive, _)) => Ok((archive, kept)),
-            Err(error) => Err(output.abandon(error)),
-        }
     }
 
     async fn make_room(&self) -> Result<()> {
@@ -147,14 +116,14 @@ impl Restorer<'_> {
     }
 
     /// Everything between an empty database and a whole one.
-    async fn fill(&self, item: &mut Item, made: u32, archive: Archive, file: File) -> Result<(), Failed<Stage>> {
+    async fn fill(&self, item: &mut Item, made: u32, delivered: Delivered) -> Result<(), Failed<Stage>> {
         let mut tolerated = Tolerated { on_error: self.options.on_error, words: Vec::new(), count: 0 };
         let guard = &self.context.interrupt;
         guard.guard(self.create_roles(item, &mut tolerated)).await.at(Stage::Roles)?;
         guard.guard(self.rehearse()).await.at(Stage::Finish)?;
         guard.guard(self.drop_public(&mut item.warnings)).await.at(Stage::Create)?;
         guard.guard(self.give_away(&mut tolerated)).await.at(Stage::Roles)?;
-        let complaints = self.run_pg_restore(&archive, file).await.at(Stage::Restore)?;
+        let complaints = self.run_pg_restore(&delivered).await.at(Stage::Restore)?;
         tolerated.add(complaints);
         if self.options.analyze == Analyze::Stages {
             let (target, name) = (&self.plan.target, self.plan.way.working_name(&self.plan.into));
@@ -221,11 +190,10 @@ impl Restorer<'_> {
         format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(owner))
     }
 
-    async fn run_pg_restore(&self, archive: &Archive, file: File) -> Result<Complaints> {
-        let blocks = archive.blocks.len() as u64;
-        let task = self.context.monitor.task(&self.plan.into, Unit::Items, Some(blocks));
+    async fn run_pg_restore(&self, delivered: &Delivered) -> Result<Complaints> {
+        let task = self.context.monitor.task(&self.plan.into, Unit::Items, delivered.entries_with_data());
         let call = self.plan.call(self.options);
-        call.run(self.context, file, task).await.doing(Kind::Tool, || format!("restore into {:?}", self.plan.into))
+        call.run(self.context, delivered, task).await.doing(Kind::Tool, || format!("restore into {:?}", self.plan.into))
     }
 
     /// Owner, rights, limit, settings, comment and name at once: before, the database is unfinished; after, it is whole.
