@@ -288,8 +288,8 @@ fn a_conflict_is_explained() {
         "INSERT INTO big SELECT * FROM big; INSERT INTO big SELECT * FROM big; INSERT INTO big SELECT * FROM big",
     );
     world.standby.follows(&world.primary);
-    // The dump has its snapshot and stands; what comes after that from the primary needs it to be gone.
-    let dump = world.dump(&["--no-pause-replay", "--split", "5M"]).spawn();
+    // Slow enough to be met while it reads.
+    let dump = world.dump(&["--no-pause-replay", "--compress", "zstd:19", "--threads", "1"]).spawn();
     let copies = "SELECT 1 FROM pg_stat_activity WHERE query ~ '^COPY'";
     until("rows are read", || !world.standby.sql("postgres", copies).is_empty());
     signal("STOP", dump.id());
