@@ -283,10 +283,7 @@ fn a_lock_that_replay_holds_is_let_go_before_replay_stands_still() {
 #[test]
 fn a_conflict_is_explained() {
     let world = World::new();
-    world.primary.sql(
-        "shop",
-        "INSERT INTO big SELECT * FROM big; INSERT INTO big SELECT * FROM big; INSERT INTO big SELECT * FROM big",
-    );
+    world.primary.sql("shop", "INSERT INTO big SELECT * FROM big; INSERT INTO big SELECT * FROM big");
     world.standby.follows(&world.primary);
     // Slow enough to be met while it reads.
     let dump = world.dump(&["--no-pause-replay", "--compress", "zstd:19", "--threads", "1"]).spawn();
