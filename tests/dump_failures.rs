@@ -145,6 +145,11 @@ fn a_table_that_is_locked_for_a_while() {
     second.args(["-1"]);
     let mut second = second.spawn().unwrap();
     world.until_it_stands("^SET application_name|^LOCK big");
+    // Also where several sessions read.
+    let parallel = world.dump(&["--format", "directory", "--jobs", "2", "--lock-wait", "100ms", "--lock-retry", "1"]);
+    let outcome = parallel.run().exits(4);
+    assert!(outcome.stderr.contains("attempt 1 of 2 met a locked table"), "{}", outcome.transcript());
+    assert!(outcome.stderr.contains("by holder holds public.big"), "{}", outcome.transcript());
     let dump = world.dump(&["--lock-wait", "300ms", "--lock-retry", "100"]).spawn();
     let mut attempts = std::collections::BTreeSet::new();
     let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ '^LOCK TABLE'";
@@ -157,7 +162,7 @@ fn a_table_that_is_locked_for_a_while() {
     drop(held);
     assert!(second.wait().unwrap().success());
     let outcome = Outcome::wait_for(dump).succeeds();
-    let said = [" of 101 met a locked table: dump database \"shop\", stage archive: ", "LOCK TABLE public.big"];
+    let said = [" of 101 met a locked table: pg_dump ended with exit code 1", "LOCK TABLE public.big"];
     said.into_iter().for_each(|said| assert!(outcome.stderr.contains(said), "{said}\n{}", outcome.transcript()));
     assert_eq!(world.files("dumps").len(), 5, "{:?}", world.files("dumps"));
     world.recovers();

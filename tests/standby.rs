@@ -283,13 +283,10 @@ fn a_lock_that_replay_holds_is_let_go_before_replay_stands_still() {
 #[test]
 fn a_conflict_is_explained() {
     let world = World::new();
-    world.primary.sql(
-        "shop",
-        "INSERT INTO big SELECT * FROM big; INSERT INTO big SELECT * FROM big; INSERT INTO big SELECT * FROM big",
-    );
+    world.primary.sql("shop", "INSERT INTO big SELECT * FROM big; INSERT INTO big SELECT * FROM big");
     world.standby.follows(&world.primary);
-    // The dump has its snapshot and stands; what comes after that from the primary needs it to be gone.
-    let dump = world.dump(&["--no-pause-replay", "--split", "5M"]).spawn();
+    // Slow enough to be met while it reads.
+    let dump = world.dump(&["--no-pause-replay", "--compress", "zstd:19", "--threads", "1"]).spawn();
     let copies = "SELECT 1 FROM pg_stat_activity WHERE query ~ '^COPY'";
     until("rows are read", || !world.standby.sql("postgres", copies).is_empty());
     signal("STOP", dump.id());

@@ -331,8 +331,11 @@ impl Dumper<'_> {
             tracing::info!("{gave_up}");
             last = Some(gave_up);
             let interrupt = &self.context.interrupt;
-            let pause = tokio::time::sleep(self.options.lock_wait.pause());
-            interrupt.guard(async { Ok(pause.await) }).await.at(Stage::Archive)?;
+            let queue_clears = async {
+                tokio::time::sleep(self.options.lock_wait.pause()).await;
+                Ok(())
+            };
+            interrupt.guard(queue_clears).await.at(Stage::Archive)?;
         }
     }
 
