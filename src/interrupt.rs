@@ -67,6 +67,11 @@ impl Interrupt {
         }
     }
 
+    /// Whether what the work leans on is gone.
+    pub fn has_lost(&self) -> bool {
+        self.support.as_ref().is_some_and(|support| support.get().is_some())
+    }
+
     /// The error of a failure that may have come of the loss of a support: whoever meets the failure first may not know
     /// yet what is gone.
     pub async fn explain(&self, error: Error) -> Error {

@@ -51,7 +51,7 @@ fn the_team_of_the_example_dumps_all_and_restores_each() {
         }
         for database in *databases {
             let copy = format!("{database}_copy");
-            let words = format!("restore dump latest --instance {instance} -d {database} --into {copy}");
+            let words = format!("restore dump latest --instance {instance} -d {database} --into {copy} --analyze none");
             let outcome = stray(fleet.pgkeep(&words)).run().succeeds();
             let told = format!("to {instance}-postgresql:5432 database \"{copy}\" as \"postgres\"");
             assert!(outcome.stderr.contains(&told), "{}", outcome.transcript());

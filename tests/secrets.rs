@@ -29,9 +29,23 @@ enum Way {
     ServiceFile,
     Uri,
     Keywords,
+    /// Of the configured instance, as the two below.
+    Conninfo,
+    PasswordFile,
+    PasswordCommand,
 }
 
-const WAYS: [Way; 6] = [Way::PassFile, Way::HomePassFile, Way::Environment, Way::ServiceFile, Way::Uri, Way::Keywords];
+const WAYS: [Way; 9] = [
+    Way::PassFile,
+    Way::HomePassFile,
+    Way::Environment,
+    Way::ServiceFile,
+    Way::Uri,
+    Way::Keywords,
+    Way::Conninfo,
+    Way::PasswordFile,
+    Way::PasswordCommand,
+];
 
 impl Way {
     /// The password stands in our own arguments because the user has put it there.
@@ -85,6 +99,22 @@ impl World {
                 (dump.env("PGSERVICEFILE", &file).env("PGSERVICE", "ours"), Some(file))
             }
             Way::Uri | Way::Keywords => (dump, None),
+            Way::Conninfo | Way::PasswordFile | Way::PasswordCommand => {
+                let file = self.secret_file("password", password);
+                let (in_conninfo, key) = match way {
+                    Way::Conninfo => (format!(" password='{password}'"), String::new()),
+                    Way::PasswordFile => (String::new(), format!("password_file = \"{}\"", file.display())),
+                    _ => (String::new(), format!("password_command = [\"cat\", \"{}\"]", file.display())),
+                };
+                let server = format!("host=127.0.0.1 port={port} user=app{in_conninfo}");
+                let config = format!("[instance.main]\nconninfo = \"{server}\"\n{key}\n");
+                let config = self.secret_file("pgkeep.toml", &config);
+                let holder = if way == Way::Conninfo { config.clone() } else { file };
+                if way == Way::Conninfo {
+                    fs::remove_file(self.workspace.path("password")).unwrap();
+                }
+                (dump.arg("--config").arg(config), Some(holder))
+            }
         }
     }
 

@@ -3,11 +3,26 @@
 mod common;
 
 use std::fs;
+use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::Duration;
 
 use common::dumps::{Holder, only_dump, runs_of, until};
 use common::pgkeep::{Pgkeep, tree};
 use common::{Cluster, Options, Outcome, PgVersion, Workspace};
+use futures_util::FutureExt as _;
+use pgkeep::clock::SystemClock;
+use pgkeep::command::databases::Databases;
+use pgkeep::command::{Context, Place, dump};
+use pgkeep::config::environment::Environment;
+use pgkeep::interrupt::Interrupt;
+use pgkeep::pg::conninfo::ConnectionFlags;
+use pgkeep::pg::tools::Search;
+use pgkeep::progress::{Monitor, Silent, Task, Unit};
+use pgkeep::repo::{NewLineage, StateDirectory};
+use pgkeep::storage::Patience;
 
 const BIG: &str = "
     CREATE TABLE big (a int, b text);
@@ -279,10 +294,67 @@ fn a_conflict_is_explained() {
     until("rows are read", || !world.standby.sql("postgres", copies).is_empty());
     signal("STOP", dump.id());
     world.primary.sql("shop", "TRUNCATE big");
-    until("the standby has cancelled the dump", || world.standby.log().contains("conflict with recovery"));
+    // A backend that waits for its client to read is cancelled when it goes on.
+    let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+    until("replay wants the table", || !world.standby.sql("postgres", waits).is_empty());
     signal("CONT", dump.id());
     let outcome = Outcome::wait_for(dump).exits(4);
     assert!(outcome.stderr.contains("conflict with recovery"), "{}", outcome.transcript());
     assert!(outcome.stderr.contains("hint: replay on the standby cancelled the dump"), "{}", outcome.transcript());
     assert_eq!(world.notes(), [""; 0]);
+}
+
+/// A listener with a defect: it panics when the archive begins.
+#[derive(Debug)]
+struct Defect;
+
+impl Monitor for Defect {
+    fn task(&self, label: &str, _unit: Unit, _total: Option<u64>) -> Arc<dyn Task> {
+        assert_ne!(label, "shop", "a defect");
+        Arc::new(Silent)
+    }
+}
+
+#[tokio::test]
+async fn replay_goes_on_after_a_panic() {
+    let world = World::new();
+    let connection = [
+        ("PGHOST", world.standby.socket_dir().display().to_string()),
+        ("PGPORT", world.standby.port().to_string()),
+        ("PGUSER", "postgres".to_owned()),
+        ("TMPDIR", world.workspace.path("tmp").display().to_string()),
+    ];
+    let context = Context {
+        clock: Arc::new(SystemClock),
+        monitor: Arc::new(Defect),
+        interrupt: Interrupt::default(),
+        environment: Environment::from_pairs(connection),
+        state: StateDirectory::open(world.workspace.state()).unwrap(),
+        host: "here".to_owned(),
+        patience: Patience::default(),
+    };
+    let options = dump::Options {
+        instance: "main".parse().unwrap(),
+        repositories: vec![Place::at(&world.workspace.repository().display().to_string()).unwrap()],
+        connection: ConnectionFlags::default(),
+        connect_retry: Duration::ZERO,
+        databases: Databases::Named(vec!["shop".to_owned()]),
+        clients: Search { bin_dir: Some(world.standby.bin_dir()), ..Search::default() },
+        compress: dump::Compress::Zstd { level: 1 },
+        threads: NonZeroUsize::MIN,
+        split: None,
+        format: pgkeep::repo::ArchiveFormat::Custom,
+        jobs: None,
+        filter: dump::Filter::default(),
+        pin: dump::Pin::default(),
+        check: None,
+        globals: dump::WantedGlobals::LeaveOut,
+        lock_wait: dump::LockWait { limit: Duration::from_secs(60), retries: 0 },
+        lineage: NewLineage::Refused,
+        replay: dump::Replay::Pause,
+    };
+    let ended = AssertUnwindSafe(dump::run(&context, &options)).catch_unwind().await;
+    assert!(ended.is_err(), "it did not panic");
+    assert!(world.standby.log().contains("recovery has paused"), "{}", world.standby.log());
+    world.goes_on();
 }

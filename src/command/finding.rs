@@ -66,7 +66,8 @@ impl Finding {
 
     /// Of several instances, the one whose server it is about. What is no server's stays as it is.
     pub fn of_instance(mut self, instance: &str) -> Self {
-        if ["postgres.", "rights."].iter().any(|part| self.id.starts_with(part)) && self.subject != instance {
+        let of_server = ["postgres.", "rights.", "server.", "tools.chosen", "repository.lineage"];
+        if of_server.iter().any(|part| self.id.starts_with(part)) && self.id != "postgres.tunnel" {
             self.subject = format!("{instance}/{}", self.subject);
         }
         self

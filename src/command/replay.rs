@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags, SessionAttributes};
 use crate::pg::replay::{self, Replay, ReplayState};
 use crate::pg::session::{Session, SessionOptions};
-use crate::repo::{HeldPause, PauseGate, PauseNote, SeenPause, ServerStart, SystemIdentifier};
+use crate::repo::{HeldPause, InstanceName, PauseGate, PauseNote, SeenPause, ServerStart, SystemIdentifier};
 
 /// How long it may take until replay stands still: it may wait for a query that it must not cancel yet.
 const PAUSE_LIMIT: Duration = Duration::from_secs(60);
@@ -31,8 +31,8 @@ const RESUME_TRIES: usize = 3;
 const RESUME_BY_HAND: &str = "let it go on there: SELECT pg_wal_replay_resume()";
 
 /// Replay that stands still for this run, or does not.
-#[derive(Default)]
 pub(super) struct Pause {
+    instance: InstanceName,
     held: Option<Held>,
     total: Option<Duration>,
 }
@@ -47,6 +47,10 @@ struct Held {
 }
 
 impl Pause {
+    pub fn new(instance: &InstanceName) -> Self {
+        Self { instance: instance.clone(), held: None, total: None }
+    }
+
     /// For how long replay stood still so far; `None` where it never did.
     pub fn seconds(&self) -> Option<f64> {
         self.total.map(|total| total.as_secs_f64())
@@ -113,6 +117,7 @@ impl Pause {
         let endpoint = session.endpoint();
         let note = PauseNote {
             format: PauseNote::FORMAT,
+            instance: self.instance.clone(),
             host: endpoint.called(),
             port: endpoint.port,
             user: endpoint.user.clone(),
@@ -288,8 +293,9 @@ pub(super) struct Left {
     pub done: Result<String>,
 }
 
-/// Lets replay go on wherever it stands still for a run that was killed.
-pub(super) async fn recover_all(context: &Context) -> Result<Vec<Left>> {
+/// Lets replay go on wherever it stands still for a run of `instance` that was killed. One whose note cannot be read may
+/// be of any.
+pub(super) async fn recover_all(context: &Context, instance: &InstanceName) -> Result<Vec<Left>> {
     if !context.state.has_pauses()? {
         return Ok(Vec::new());
     }
@@ -298,6 +304,7 @@ pub(super) async fn recover_all(context: &Context) -> Result<Vec<Left>> {
     let mut left: Vec<Left> = Vec::new();
     for seen in notes.into_iter().filter(|seen| !seen.is_live) {
         let server = match &seen.note {
+            Ok(note) if note.instance != *instance => continue,
             Ok(note) => format!("{} port {}", note.host, note.port),
             Err(_) => format!("the standby that {} names", seen.path.display()),
         };

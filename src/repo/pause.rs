@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::document;
-use super::name::{InvalidName, SystemIdentifier, is_lower_hex};
+use super::name::{InstanceName, InvalidName, SystemIdentifier, is_lower_hex};
 use super::state::{StateDirectory, list_directory, make_parent, write_temporary};
 use crate::digest::random_hex;
 use crate::error::{Doing as _, Error, Kind, Result};
@@ -68,6 +68,8 @@ impl FromStr for PauseName {
 #[serde(rename_all = "camelCase")]
 pub struct PauseNote {
     pub format: u32,
+    /// Whose server it is: it may be reached through a tunnel that this instance alone knows.
+    pub instance: InstanceName,
     /// The name, address or socket directory.
     pub host: String,
     pub port: u16,
@@ -221,6 +223,7 @@ mod tests {
     fn note() -> PauseNote {
         PauseNote {
             format: PauseNote::FORMAT,
+            instance: "main".parse().unwrap(),
             host: "db2".to_owned(),
             port: 5432,
             user: "backup".to_owned(),

@@ -3,6 +3,9 @@
 //! Only keys that the layout parses are ever deleted. Anything that cannot be listed or read stops the sweep; it can be
 //! run again at any time, after a crash too.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;

@@ -63,6 +63,8 @@ fn client_programs_run_in_the_pod_and_are_told_the_password_alone() {
     assert!(!variables.is_empty() && variables.iter().all(|line| !line.contains(" PG")), "{variables:?}");
     let check = fleet.pgkeep("check").run().succeeds();
     assert!(check.stdout.contains("is dumped with pg_dump 15"), "{}", check.transcript());
+    let outcome = fleet.pgkeep("dump --format directory").run().exits(2);
+    assert!(outcome.stderr.contains("bin_prefix and --format directory"), "{}", outcome.transcript());
     // Workers open an archive by its name, which it does not have there.
     let outcome = fleet.pgkeep("restore dump latest -d shop --into other --jobs 2").run().exits(2);
     assert!(outcome.stderr.contains("--jobs"), "{}", outcome.transcript());

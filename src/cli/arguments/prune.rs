@@ -19,6 +19,7 @@ Examples:
   pgkeep prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --repo /backups
   pgkeep prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --repo /backups --apply
   pgkeep prune --keep-last 3 --keep-within 14d -d shop --repo /backups
+  pgkeep prune --all-instances --config /etc/pgkeep/fleet.toml
   pgkeep prune --id shop_20261120T020000Z_db1 --repo /backups
   pgkeep prune -d old_shop --dropped --repo /backups")]
 pub struct PruneArgs {
@@ -35,12 +36,16 @@ pub struct PruneArgs {
     pub id: Vec<String>,
 
     /// Also a backup of --id that is pinned
-    #[arg(long, requires = "id")]
+    #[arg(long)]
     pub unpin: bool,
 
     /// Remove everything of the databases of -d, the last good backup too, if they are no longer backed up
     #[arg(long, requires = "dbname", conflicts_with = "rules")]
     pub dropped: bool,
+
+    /// Every configured instance, one after the other, each by its own rules
+    #[arg(long, conflicts_with_all = ["dbname", "id", "dropped"])]
+    pub all_instances: bool,
 
     /// Do it
     #[arg(long)]

@@ -19,20 +19,53 @@ pub async fn prune(screen: &mut Screen, context: &Context, request: &Request, ar
 }
 
 async fn run(screen: &Screen, context: &Context, request: &Request, args: &PruneArgs) -> Result<ExitCode> {
-    let options = options(request, args)?;
-    let plan = prune::plan(context, &options).await?;
-    let head = head(&options);
-    if args.apply {
-        let outcome = prune::execute(context, &options, plan).await;
-        return Ok(screen.finish(&outcome, |outcome| head + &applied(outcome)));
+    let text = if args.apply { applied } else { planned };
+    if !args.all_instances {
+        let options = options(request, args, instance::one(request)?)?;
+        let head = head(&options);
+        let outcome = prune_one(context, &options, args).await?;
+        return Ok(screen.finish(&outcome, |outcome| head + &text(outcome)));
     }
-    let outcome = prune::preview(&options, plan);
-    Ok(screen.finish(&outcome, |outcome| head + &planned(outcome)))
+    let (mut head_of_all, mut answers) = (String::new(), Vec::new());
+    for options in of_all_instances(screen, request, args)? {
+        head_of_all += &head(&options);
+        let answer = match context.interrupt.is_requested() {
+            true => Err(context.interrupt.error()),
+            false => prune_one(context, &options, args).await,
+        };
+        answers.push((options.instance, answer));
+    }
+    Ok(screen.finish(&prune::joined(answers), |outcome| head_of_all + &text(outcome)))
 }
 
-fn options(request: &Request, args: &PruneArgs) -> Result<Options> {
-    let instance = instance::one(request)?;
+async fn prune_one(context: &Context, options: &Options, args: &PruneArgs) -> Result<Outcome<Item>> {
+    let plan = prune::plan(context, options).await?;
+    Ok(match args.apply {
+        true => prune::execute(context, options, plan).await,
+        false => prune::preview(options, plan),
+    })
+}
+
+/// One that has no rules keeps everything, as its configuration says.
+fn of_all_instances(screen: &Screen, request: &Request, args: &PruneArgs) -> Result<Vec<Options>> {
+    let is_typed = typed(&args.rules).is_some();
+    let (ruled, passed_over): (Vec<Instance>, Vec<Instance>) =
+        instance::every(request)?.into_iter().partition(|instance| is_typed || !instance.retention.is_empty());
+    for instance in &passed_over {
+        screen.notice(&format!("instance {} has no rules, and everything of it stays", instance.name));
+    }
+    if ruled.is_empty() {
+        return Err(no_rule());
+    }
+    ruled.into_iter().map(|instance| options(request, args, instance)).collect()
+}
+
+fn options(request: &Request, args: &PruneArgs, instance: Instance) -> Result<Options> {
     let mut repositories = instance::repositories(request, &instance)?;
+    if args.unpin && args.id.is_empty() {
+        // A rule stands against --id, so the parser does not ask for it.
+        return Err(Error::usage("--unpin is for a backup that is named").hint("name it with --id"));
+    }
     let wanted = if !args.id.is_empty() {
         let pins = if args.unpin { Pins::Released } else { Pins::Hold };
         Wanted::Named { ids: args.id.clone(), pins }
@@ -49,23 +82,24 @@ fn options(request: &Request, args: &PruneArgs) -> Result<Options> {
     Ok(Options { repositories, instance: instance.name, databases: args.dbname.clone(), wanted })
 }
 
+fn no_rule() -> Error {
+    Error::usage("no rule says what to keep").hint(
+        "give one, such as --keep-daily 7 --keep-weekly 4, or write [instance.NAME.retention] into the configuration; \
+         nothing goes without --apply",
+    )
+}
+
 /// The typed rules replace the configured ones.
 fn rules(request: &Request, instance: &Instance, typed: Option<Policy>, repositories: &[Place]) -> Result<Policy> {
     let configured = || match &request.drop_in {
         Some(drop_in) => Policy::of_days(drop_in.env_file().retention_days),
         None => Policy::from(&instance.retention),
     };
-    let none = || {
-        Error::usage("no rule says what to keep").hint(
-            "give one, such as --keep-daily 7 --keep-weekly 4, or write [instance.NAME.retention] into the \
-             configuration; nothing goes without --apply",
-        )
-    };
     if repositories.is_empty() {
         return Err(Error::usage("RETENTION_DAYS is for backups on this host, and there are none")
             .hint("give rules for the bucket, such as --keep-daily 7"));
     }
-    Some(typed.unwrap_or_else(configured)).filter(|policy| !policy.is_empty()).ok_or_else(none)
+    Some(typed.unwrap_or_else(configured)).filter(|policy| !policy.is_empty()).ok_or_else(no_rule)
 }
 
 /// `None` where no rule is typed.
@@ -85,7 +119,7 @@ fn typed(args: &RuleArgs) -> Option<Policy> {
 /// Which rules are in force.
 fn head(options: &Options) -> String {
     match &options.wanted {
-        Wanted::Rules(policy) => format!("rules: {policy}\n"),
+        Wanted::Rules(policy) => format!("rules of {}: {policy}\n", options.instance),
         Wanted::Named { .. } | Wanted::Dropped => String::new(),
     }
 }
@@ -115,10 +149,14 @@ fn applied(outcome: &Outcome<Item>) -> String {
     let removed = || outcome.items.iter().filter(|item| item.action == Action::Removed);
     let freed = removed().fold(0u64, |sum, item| sum.saturating_add(item.freed_bytes));
     let kept = outcome.items.iter().filter(|item| item.action == Action::Keep).count();
+    // What was no backup is counted apart.
+    let left = removed().filter(|item| item.orphan).count();
+    let orphans =
+        if left > 0 { format!(" and the rest of {left} that never were or no longer are") } else { String::new() };
     let kept = if kept > 0 { format!("; {} stay", counted(kept, "backup")) } else { String::new() };
     text += &match removed().count() {
         0 => format!("nothing was removed{kept}\n"),
-        count => format!("removed {}, {} freed{kept}\n", counted(count, "backup"), bytes(freed)),
+        count => format!("removed {}{orphans}, {} freed{kept}\n", counted(count - left, "backup"), bytes(freed)),
     };
     text
 }
@@ -142,13 +180,29 @@ fn listed_in(place: &str, items: &[&Item]) -> String {
         vec![action.to_owned(), item.id.to_string(), bytes(size), why(item)]
     };
     let rows = table(&["", "id", "size", "why"], &[2], items.iter().map(row));
-    let rows: String = rows.lines().map(|line| format!("  {line}\n")).collect();
-    format!("{}\n{rows}\n", harmless(place))
+    let instance = items.first().map_or(String::new(), |item| format!(", instance {}", item.instance));
+    let mut text = harmless(place) + &instance + "\n";
+    let mut before: Option<&Item> = None;
+    for (at, line) in rows.lines().enumerate() {
+        let item = at.checked_sub(1).and_then(|at| items.get(at)).copied();
+        let group = |item: &Item| (item.database.clone(), item.filter.clone());
+        if let (Some(before), Some(item)) = (before, item)
+            && group(before) != group(item)
+        {
+            text += "\n";
+        }
+        text += &format!("  {line}\n");
+        before = item;
+    }
+    text + "\n"
 }
 
 fn why(item: &Item) -> String {
     let label = item.label.iter().map(|label| format!("{label:?}"));
-    let part = item.filtered.then(|| "a part of the database".to_owned());
+    let part = item.filtered.then(|| match &item.filter {
+        Some(filter) => format!("a part ({filter})"),
+        None => "a part".to_owned(),
+    });
     let error = item.error.as_ref().map(|error| format!("FAILED: {error}"));
     label.chain(part).chain(item.reasons.iter().cloned()).chain(error).collect::<Vec<_>>().join(", ")
 }

@@ -10,7 +10,7 @@ use pgkeep::command::report::{
 };
 use pgkeep::command::{Context, Copy, Outcome, Status};
 use pgkeep::error::Result;
-use pgkeep::repo::{RunStatus, Which};
+use pgkeep::repo::{RunStatus, Verb, Which};
 
 use crate::cli::arguments::{ReportArgs, ReportView};
 use crate::cli::output::{age, bytes, counted, harmless, table};
@@ -299,14 +299,28 @@ fn run_row(line: &RunLine) -> Vec<String> {
     ]
 }
 
+/// What a prune removed, and of which databases.
+fn removed(line: &RunLine, of: &str) -> String {
+    let removed = || line.items.iter().filter(|item| item.status == RunStatus::Succeeded);
+    let freed = removed().filter_map(|item| item.stored_bytes).fold(0, u64::saturating_add);
+    match removed().count() {
+        0 => of.to_owned(),
+        count => format!("{} removed, {} ({of})", counted(count, "backup"), bytes(freed)),
+    }
+}
+
 /// The databases of a run; of many the first ones.
 fn what(line: &RunLine) -> String {
     const SHOWN: usize = 3;
     let mut names: Vec<&str> = line.items.iter().filter_map(|item| item.database.as_deref()).collect();
     names.dedup();
     let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
+    let shown = match names.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
+    };
+    match line.verb {
+        Verb::Prune => removed(line, &shown),
+        _ => shown,
     }
 }

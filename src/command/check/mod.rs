@@ -74,7 +74,7 @@ async fn look(context: &Context, options: &Options, meant: server::Meant) -> Res
             findings.extend(finding.filter(|finding| !findings.contains(finding)));
         }
     }
-    findings.extend(standby::left_standing(context).await);
+    findings.extend(standby::left_standing(context, &options.instance).await);
     Ok(findings)
 }
 

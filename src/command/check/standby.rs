@@ -4,6 +4,7 @@ use crate::command::finding::Finding;
 use crate::command::{Context, replay};
 use crate::pg::replay::may_pause;
 use crate::pg::session::Session;
+use crate::repo::InstanceName;
 
 const LEFT: &str = "standby.replay";
 
@@ -36,9 +37,9 @@ async fn right(session: &Session, subject: &str) -> Finding {
     }
 }
 
-/// Replay of standbys that runs of this host have left standing still when they were killed: it goes on now.
-pub async fn left_standing(context: &Context) -> Vec<Finding> {
-    let left = match replay::recover_all(context).await {
+/// Replay of standbys that dumps of an instance have left standing still when they were killed: it goes on now.
+pub async fn left_standing(context: &Context, instance: &InstanceName) -> Vec<Finding> {
+    let left = match replay::recover_all(context, instance).await {
         Ok(left) => left,
         Err(error) => return vec![Finding::of_error(LEFT, "standby", &error)],
     };

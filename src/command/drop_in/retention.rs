@@ -49,7 +49,8 @@ pub async fn apply(context: &Context, place: &Place, env_file: &EnvFile) -> Resu
         match &decision {
             Decision::Remove(_) => {
                 remove_backup(&repository, &instance, stem).await?;
-                tracing::info!("{stem} {decision}");
+                let newer = decision.leans_on().map_or(String::new(), |newer| format!("; {newer} is good"));
+                tracing::info!("{stem} {decision}{newer}");
                 count += 1;
             }
             // Young.

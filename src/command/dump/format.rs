@@ -97,6 +97,10 @@ impl Options {
         let has_create = self.filter.words().iter().any(|word| word == "--create");
         let compress = format!("--compress {}", inside.as_str());
         let objection = match self.format {
+            ArchiveFormat::Directory if self.clients.prefix.is_some() => Some((
+                "bin_prefix",
+                "use --format custom: pg_dump writes a directory where it runs, which is elsewhere",
+            )),
             ArchiveFormat::Directory if self.split.is_some() => {
                 Some(("--split", "leave --split out: every table is a file of its own already"))
             }

@@ -283,7 +283,7 @@ impl Dumper<'_> {
     async fn dump(&mut self, planned: PlannedItem) -> Item {
         let started = Instant::now();
         let mut warnings = Vec::new();
-        let mut pause = Pause::default();
+        let mut pause = Pause::new(&self.options.instance);
         let done = self.dump_with_patience(&planned, &mut pause, &mut warnings).await;
         let duration_seconds = started.elapsed().as_secs_f64();
         let begun = Item::begun(&self.options.instance, &planned.name);

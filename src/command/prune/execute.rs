@@ -88,7 +88,7 @@ impl Pruner<'_> {
     async fn sweep(&self, lock: &Lock, plan: SweepPlan, swept: &mut Swept) -> Result<()> {
         let Context { state, host, interrupt, .. } = self.context;
         let sweep = Sweep { repository: self.repository, state, lock, host, interrupt };
-        plan.execute(sweep, swept).await
+        interrupt.guard(plan.execute(sweep, swept)).await
     }
 
     /// What came of it, backup by backup.
@@ -147,6 +147,8 @@ impl Pruner<'_> {
             database: database.unwrap_or_default(),
             kind: BackupKind::Dump,
             filtered: false,
+            filter: None,
+            orphan: true,
             label: None,
             keep: None,
             action: Action::Removed,

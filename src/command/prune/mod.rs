@@ -13,10 +13,10 @@ mod plan;
 
 use serde::Serialize;
 
-use super::{Context, Copy, Outcome, Place, Status};
+use super::{Copy, Outcome, Place, Status};
 use crate::error::{Error, Result};
 use crate::repo::retention::Policy;
-use crate::repo::{BackupId, BackupKind, InstanceName, Keep};
+use crate::repo::{BackupId, BackupKind, FilterDigest, InstanceName, Keep};
 
 pub use execute::execute;
 pub use plan::{Part, Plan, Planned, plan};
@@ -66,8 +66,11 @@ pub struct Item {
     pub instance: InstanceName,
     pub database: String,
     pub kind: BackupKind,
-    /// It holds a part of the database.
+    /// It holds a part of the database, by this choice where that is known.
     pub filtered: bool,
+    pub filter: Option<FilterDigest>,
+    /// It is no backup: data without a manifest, of a run that ended early.
+    pub orphan: bool,
     pub label: Option<String>,
     /// Until when its user pinned it.
     pub keep: Option<Keep>,
@@ -93,18 +96,24 @@ impl super::Item for Item {
 }
 
 /// What decides the exit code: a removal, or a repository in which nothing could be done.
-struct Unit<'a> {
-    name: &'a str,
-    error: Option<&'a Error>,
+struct Unit {
+    name: String,
+    error: Option<Error>,
 }
 
-impl super::Item for Unit<'_> {
+impl Unit {
+    fn of(name: &str, error: Option<&Error>) -> Self {
+        Self { name: name.to_owned(), error: error.map(Error::repeated) }
+    }
+}
+
+impl super::Item for Unit {
     fn error(&self) -> Option<&Error> {
-        self.error
+        self.error.as_ref()
     }
 
     fn name(&self) -> &str {
-        self.name
+        &self.name
     }
 }
 
@@ -122,16 +131,16 @@ fn told(done: Vec<Done>, unread: &[super::Unread], mut warnings: Vec<String>) ->
     for Done { repository, items, error } in &done {
         let removals = items.iter().filter(|item| item.action != Action::Keep || item.error.is_some());
         let before = units.len();
-        units.extend(removals.map(|item| Unit { name: item.id.as_str(), error: item.error.as_ref() }));
+        units.extend(removals.map(|item| Unit::of(item.id.as_str(), item.error.as_ref())));
         if error.is_some() || units.len() == before {
-            units.push(Unit { name: repository, error: error.as_ref() });
+            units.push(Unit::of(repository, error.as_ref()));
         }
         if let Some(error) = error {
             let hint = error.next_step().map_or(String::new(), |hint| format!(" ({hint})"));
             warnings.push(format!("{repository}: {}{hint}", error.said_of(repository)));
         }
     }
-    units.extend(unread.iter().map(|unread| Unit { name: &unread.name, error: Some(&unread.error) }));
+    units.extend(unread.iter().map(|unread| Unit::of(&unread.name, Some(&unread.error))));
     let error = super::overall(&units);
     Outcome { items: done.into_iter().flat_map(|done| done.items).collect(), warnings, error }
 }
@@ -152,8 +161,21 @@ pub fn preview(options: &Options, plan: Plan) -> Outcome<Item> {
     told(done.collect(), &unread, warnings)
 }
 
-/// Plans and executes.
-pub async fn run(context: &Context, options: &Options) -> Result<Outcome<Item>> {
-    let plan = plan(context, options).await?;
-    Ok(execute(context, options, plan).await)
+/// The answers of several instances as one. One that failed does not make failures of the others.
+pub fn joined(answers: Vec<(InstanceName, Result<Outcome<Item>>)>) -> Outcome<Item> {
+    let (mut items, mut warnings, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for (instance, answer) in answers {
+        let error = match answer {
+            Ok(outcome) => {
+                warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{instance}: {warning}")));
+                items.extend(outcome.items);
+                outcome.error
+            }
+            Err(error) => Some(error),
+        };
+        errors.push((instance, error));
+    }
+    let units: Vec<Unit> = errors.iter().map(|(instance, error)| Unit::of(instance.as_str(), error.as_ref())).collect();
+    let error = super::overall(&units);
+    Outcome { items, warnings, error }
 }

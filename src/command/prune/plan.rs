@@ -85,6 +85,8 @@ impl Planned {
             database: self.database.clone(),
             kind: self.kind,
             filtered: self.extent != Extent::Whole,
+            filter: if let Extent::Part(filter) = &self.extent { filter.clone() } else { None },
+            orphan: false,
             label: self.label.clone(),
             keep: self.keep,
             action: if is_removal { Action::Remove } else { Action::Keep },

@@ -13,6 +13,7 @@ use crate::command::finding::{Finding, error_of};
 use crate::command::{Reading, Unread, repo_flags};
 use crate::error::Result;
 use crate::process::shell_word;
+use crate::repo::retention::is_dropped;
 use crate::repo::{
     Backup, Entry, HeldCopy, Holding, InstanceName, RunItem, RunName, RunRecord, RunStatus, SeenRun, Series, Verb,
 };
@@ -128,12 +129,16 @@ fn instance_report(
     let mut attempts = last_attempts(&runs);
     let mut findings: Vec<Finding> = place.reading.repositories.unread.iter().map(unread_finding).collect();
     findings.extend(run_findings(instance, &runs));
+    let newest =
+        series.iter().flat_map(|series| &series.holdings).map(|holding| begun(holding)).filter(|at| *at <= now);
+    let newest = newest.max();
     let mut databases = Vec::new();
     for series in series {
         let database = series.database().to_owned();
         let last_attempt = attempts.remove(&database);
         let report = database_report(place, series, last_attempt, now);
         findings.extend(database_findings(place, series, &report));
+        findings.extend(newest.and_then(|newest| not_backed_up(place, series, &report, newest)));
         databases.push(report);
     }
     let recent = |attempt: &Attempt| now - attempt.started_at.0 < NEVER_DUMPED_COUNTS;
@@ -228,12 +233,26 @@ fn run_findings(instance: &InstanceName, runs: &[&SeenRun]) -> Vec<Finding> {
         let evidence = format!("the last dump, begun {}, did not end: {why}", Moment(record.started_at));
         findings.push(Finding::fail("run-interrupted", instance.as_str(), evidence).fix("run the dump again"));
     }
+    findings.extend(failed_prune(instance, runs));
     for run in runs {
         if let Err(error) = &run.record {
             findings.push(Finding::warn("run-unreadable", run.run.as_str(), error.to_string()));
         }
     }
     findings
+}
+
+/// Backups that should be gone take space, and nothing else is wrong with them.
+fn failed_prune(instance: &InstanceName, runs: &[&SeenRun]) -> Option<Finding> {
+    let records = runs.iter().filter_map(|run| run.record.as_ref().ok());
+    let newest = records.filter(|record| record.verb == Verb::Prune).next_back()?;
+    if matches!(newest.status, RunStatus::Succeeded | RunStatus::Running) {
+        return None;
+    }
+    let why = newest.error.as_deref().unwrap_or("it ended without a word: killed, or the host went down");
+    let evidence = format!("the last prune, begun {}, did not remove everything: {why}", Moment(newest.started_at));
+    let fix = newest.hint.as_deref().unwrap_or("the next prune removes the rest");
+    Some(Finding::warn("prune-failed", instance.as_str(), evidence).fix(fix))
 }
 
 fn database_findings(place: Place, series: &Series, report: &DatabaseReport) -> Vec<Finding> {
@@ -258,6 +277,32 @@ fn database_findings(place: Place, series: &Series, report: &DatabaseReport) -> 
     findings.extend(failed_attempt(report).filter(|attempt| attempt.id != PARTIAL || !made_up));
     findings.extend(content_findings(place, series));
     findings
+}
+
+fn begun(holding: &Holding) -> DateTime<Utc> {
+    holding.stem().started_at().time()
+}
+
+/// Others of the instance are backed up, and this database is not: dropped, or forgotten.
+fn not_backed_up(
+    place: Place,
+    series: &Series,
+    report: &DatabaseReport,
+    newest_of_instance: DateTime<Utc>,
+) -> Option<Finding> {
+    let tried = report.last_attempt.as_ref().map(|attempt| attempt.started_at.0);
+    let newest = series.holdings.iter().map(|holding| begun(holding)).chain(tried).max()?;
+    if !is_dropped(newest, newest_of_instance) {
+        return None;
+    }
+    let evidence = format!(
+        "it was not backed up since {}, others of its instance were, until {}",
+        Moment(newest),
+        Moment(newest_of_instance)
+    );
+    let remove = place.command(&["prune", "-d", &report.database, "--dropped"]);
+    let fix = format!("dump it again; if it is gone for good, what there is of it stays until it is named: {remove}");
+    Some(Finding::warn("not-backed-up", report.database.as_str(), evidence).fix(fix))
 }
 
 /// The newest good backup is worth having in every repository that is named.

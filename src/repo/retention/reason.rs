@@ -108,10 +108,8 @@ impl fmt::Display for Kept {
 impl fmt::Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Outlived { age_days, newer } => {
-                write!(f, "no rule keeps it, {age_days} days old, and {newer} is good")
-            }
-            Self::Bad { why, newer } => write!(f, "not good ({why}), and {newer} is"),
+            Self::Outlived { age_days, .. } => write!(f, "no rule keeps it, {age_days} days old"),
+            Self::Bad { why, .. } => write!(f, "not good ({why}), and a newer one is"),
             Self::Named { why: None } => f.write_str("named"),
             Self::Named { why: Some(why) } => write!(f, "named, and not good ({why})"),
             Self::Dropped { since } => {

@@ -95,9 +95,9 @@ fn without_a_rule_the_newest_good_one_stays() {
     let candidates = [good(400), good(500), bad(300), bad(600)];
     let expected = [
         "kept: it is the newest good one of its database".to_owned(),
-        format!("removed: no rule keeps it, 500 days old, and {} is good", candidates[0].stem),
+        "removed: no rule keeps it, 500 days old".to_owned(),
         "kept: not good (its checksum does not match), but no newer one of its database is good".to_owned(),
-        format!("removed: not good (its checksum does not match), and {} is", candidates[0].stem),
+        "removed: not good (its checksum does not match), and a newer one is".to_owned(),
     ];
     assert_eq!(reasons(&candidates, &EMPTY), expected);
 }

@@ -1,6 +1,7 @@
 //! The server that is restored to: what it has, and the sessions and programs that work on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
@@ -8,6 +9,7 @@ use super::database::{Grantable, Right, UNFINISHED_COMMENT};
 use super::{Context, Server};
 use crate::config::environment::Environment;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::interrupt::Interrupt;
 use crate::pg::conninfo::{ConnectTarget, ConnectionFlags};
 use crate::pg::ident::quote_ident;
 use crate::pg::session::{Access, ChildConnection, Session, SessionOptions};
@@ -20,6 +22,7 @@ const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
 pub struct Target {
     flags: ConnectionFlags,
     options: SessionOptions,
+    interrupt: Interrupt,
     environment: Environment,
     session: Session,
     connection: ChildConnection,
@@ -94,6 +97,7 @@ impl Target {
         Ok(Self {
             flags,
             options,
+            interrupt: context.interrupt.clone(),
             environment: context.environment.clone(),
             session,
             connection,
@@ -131,7 +135,11 @@ impl Target {
             Some(database) => ConnectionFlags { database: Some(database.to_owned()), ..self.flags.clone() },
             None => self.flags.clone(),
         };
-        let session = Session::connect(&ConnectTarget::resolve(&flags, &self.environment)?, &self.options).await?;
+        // What led to the server does not come back.
+        let is_lost = self.interrupt.has_lost();
+        let retry_budget = if is_lost { Duration::ZERO } else { self.options.retry_budget };
+        let options = SessionOptions { retry_budget, ..self.options };
+        let session = Session::connect(&ConnectTarget::resolve(&flags, &self.environment)?, &options).await?;
         if started(&session).await? != self.started {
             return Err(Error::refused(format!(
                 "{} is another server than before, or was restarted",
