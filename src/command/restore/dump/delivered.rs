@@ -68,14 +68,14 @@ pub async fn deliver(context: &Context, options: &Options, selected: &Selected) 
     rewind(&mut file)?;
     match content {
         Content::Archive(archive) if selected.manifest.archive_format == ArchiveFormat::Tar => {
-            Ok(Delivered::Tar { archive: Box::new(archive), file })
+            Ok(Delivered::Tar { archive, file })
         }
         Content::Archive(archive) => {
             // Only now: what was compared with the manifest is the archive as it was written.
             for (place, known) in archive.places() {
                 file.write_all_at(&known, place).doing(Kind::Storage, || "complete the decoded archive")?;
             }
-            Ok(Delivered::Custom { archive: Box::new(archive), file })
+            Ok(Delivered::Custom { archive, file })
         }
         Content::Script(script) if script.compression == ArchiveCompression::None => Ok(Delivered::Script { file }),
         Content::Script(_) => Ok(Delivered::Script { file: inflated(file, &options.scratch)? }),
