@@ -194,7 +194,7 @@ impl World {
         match done.await {
             Ok(outcome) if outcome.error.is_none() => {
                 let seen = Fingerprint::of(&std::fs::read(&path).unwrap());
-                let id = outcome.items[0].id.clone();
+                let id = outcome.items[0].id.clone().unwrap();
                 let before = self.restored.insert(id.clone(), seen);
                 assert!(before.is_none_or(|before| before == seen), "{id} was restored as two archives");
             }

@@ -4,6 +4,7 @@ mod choice;
 mod dump;
 mod pin;
 mod prune;
+pub mod restore;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use choice::ChoiceArgs;
 pub use dump::{CheckLevel, DumpArgs};
 pub use pin::PinArgs;
 pub use prune::{PruneArgs, RuleArgs};
+use restore::{ExistingArgs, PartArgs, RolesArgs};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -159,7 +161,13 @@ Examples:
     --repo /backups --repo s3://offsite/pgkeep
   pgkeep restore dump latest -d shop --to-file shop.dump --repo /backups
   pgkeep restore dump latest --instance site -d shop --to-instance spare
-  pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run")]
+  pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run
+  pgkeep restore dump latest -d shop --list --repo /backups
+  pgkeep restore dump latest -d shop -t public.orders --into-existing --repo /backups
+  pgkeep restore dump latest -d shop --replace --repo /backups
+  pgkeep restore dump --from-file old.sql.gz --into shop_2019
+  pgkeep dump -d shop --to-file - | pgkeep restore dump --from-file - \\
+    --to postgresql://postgres@new.example.com")]
 pub struct RestoreDumpArgs {
     /// Id of the backup, a unique beginning of it, or latest
     #[arg(value_name = "ID", default_value = "latest", add = ArgValueCompleter::new(backup_ids))]
@@ -168,6 +176,11 @@ pub struct RestoreDumpArgs {
     /// The database that was dumped
     #[arg(short, long, value_name = "DATABASE")]
     pub dbname: Option<String>,
+
+    /// Restore a dump that lies outside any repository: a file (custom, tar or SQL, also compressed by gzip or zstd), a
+    /// directory of pg_dump, or standard input with `-`
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath, conflicts_with_all = ["id", "dbname", "to_file", "repo", "instance"])]
+    pub from_file: Option<PathBuf>,
 
     /// The database to restore into (default: the name it had); it is created, or must be empty
     #[arg(long, value_name = "DATABASE")]
@@ -194,10 +207,6 @@ pub struct RestoreDumpArgs {
     #[arg(long, value_name = "HOW", default_value = "stages")]
     pub analyze: Analyze,
 
-    /// Create missing roles without the passwords that the dump has for them
-    #[arg(long)]
-    pub no_role_passwords: bool,
-
     /// Go on after errors and count them (the exit code still says 10)
     #[arg(long)]
     pub keep_going: bool,
@@ -206,9 +215,22 @@ pub struct RestoreDumpArgs {
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub scratch: Option<PathBuf>,
 
+    /// Add to this file what ran, what it said, how long it took and how it ended
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with_all = ["list", "to_file"])]
+    pub log: Option<PathBuf>,
+
     /// Print what would be done and change nothing
     #[arg(long)]
     pub dry_run: bool,
+
+    #[command(flatten)]
+    pub part: PartArgs,
+
+    #[command(flatten)]
+    pub roles: RolesArgs,
+
+    #[command(flatten)]
+    pub existing: ExistingArgs,
 
     #[command(flatten)]
     pub connection: ConnectionArgs,

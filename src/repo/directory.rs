@@ -128,6 +128,22 @@ pub async fn read_directory(
     Ok(archive)
 }
 
+/// The table of contents of a stored directory, and nothing else of it.
+pub async fn read_contents(
+    repository: &Repository,
+    manifest: &DumpManifest,
+    threads: NonZeroUsize,
+    task: Arc<dyn Task>,
+) -> Result<Vec<u8>> {
+    let toc = manifest.members().find(|(member, _)| *member == Member::Toc);
+    let no_toc = || Error::new(Kind::Verification, format!("{} names no table of contents", manifest.id));
+    let (_, object) = toc.ok_or_else(no_toc)?;
+    let key = object.key(&manifest.instance);
+    let mut decoder = decoder(object.name.ending.packing(), Vec::new(), None, threads, task)?;
+    push_part(repository, &key, object.fingerprint(), &mut decoder).await?;
+    Ok(decoder.finish().await.doing(Kind::Verification, || format!("read {key}"))?.output)
+}
+
 fn create(folder: &Path, member: Member) -> Result<File> {
     let path = folder.join(member.to_string());
     let created = File::options().write(true).create_new(true).mode(0o600).open(&path);

@@ -1,6 +1,7 @@
 //! The arguments of `pgkeep dump`.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -27,6 +28,7 @@ Examples:
   pgkeep dump -d shop --repo /backups --label 'before 4.2' --keep 30d
   pgkeep dump -d shop --repo /backups --table 'sales.*' --exclude-table-data audit
   pgkeep dump -d shop --repo /backups --dry-run
+  pgkeep dump -d shop --to-file shop.dump
 
 The password comes from ~/.pgpass, PGPASSFILE, PGPASSWORD or a service file; there is no flag for it.")]
 pub struct DumpArgs {
@@ -42,6 +44,12 @@ pub struct DumpArgs {
     /// Every configured instance, one after the other, each with its configured databases
     #[arg(long, conflicts_with_all = ["dbname", "host", "port", "username"])]
     pub all_instances: bool,
+
+    /// Write an archive of pg_dump to a new file, or to standard output with `-`, and store nothing in a repository
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::FilePath,
+          conflicts_with_all = ["all", "all_instances", "repo", "format", "jobs", "split", "check", "threads",
+                                "no_globals", "new_lineage", "label", "keep", "dry_run"])]
+    pub to_file: Option<PathBuf>,
 
     /// Form of the dump: custom, directory, plain or tar, also c, d, p, t (default: custom)
     #[arg(short = 'F', long, value_name = "FORMAT", value_parser = format)]

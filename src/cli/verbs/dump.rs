@@ -1,12 +1,14 @@
 //! `pgkeep dump`.
 
+use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use pgkeep::command::drop_in::DropIn;
 use pgkeep::command::dump::{
-    self, Check, Choice, Compress, Filter, Item, LockWait, Options, Pin, Preview, PreviewedPlace, Replay, Switch,
-    WantedGlobals,
+    self, Check, Choice, Compress, FileItem, Filter, Item, LockWait, Options, Output, Pin, Preview, PreviewedPlace,
+    Replay, Switch, WantedGlobals,
 };
 use pgkeep::command::instance::{Instance, each};
 use pgkeep::command::{Context, Copy, Outcome};
@@ -29,6 +31,9 @@ pub async fn dump(screen: &mut Screen, context: &Context, request: &Request, arg
 
 async fn run(screen: &Screen, context: &Context, request: &Request, args: &DumpArgs) -> Result<ExitCode> {
     let work = Work { request, args };
+    if let Some(path) = &args.to_file {
+        return to_file(screen, context, work, path).await;
+    }
     if args.dry_run {
         let outcome = work.over_instances(screen, context, async |call| call.preview().await, unseen).await?;
         return Ok(screen.finish(&outcome, previews_text));
@@ -152,7 +157,10 @@ fn options(context: &Context, request: &Request, args: &DumpArgs, instance: &Ins
     let globals = drop_in.map_or(WantedGlobals::Include, DropIn::globals);
     Ok(Options {
         instance: instance.name.clone(),
-        repositories: instance::repositories(request, instance)?,
+        repositories: match args.to_file {
+            Some(_) => Vec::new(),
+            None => instance::repositories(request, instance)?,
+        },
         connection: super::source_flags(request, &args.connection, instance),
         connect_retry: args.connection.connect_retry,
         databases: super::databases(request, args.all, args.dbname.clone(), instance),
@@ -215,6 +223,56 @@ fn extra_options(typed: &[String]) -> Result<ExtraOptions> {
         options.choosing.extend(more.choosing);
     }
     Ok(options)
+}
+
+async fn to_file(screen: &Screen, context: &Context, work: Work<'_>, path: &Path) -> Result<ExitCode> {
+    let to_stdout = path == Path::new("-");
+    refuse_output(to_stdout, work.request.common.json)?;
+    let compress = match work.args.compress {
+        // Of what goes through a pipe nobody keeps the size; a file gets what pg_dump gives it by itself.
+        None => Compress::ByPgDump { level: if to_stdout { 0 } else { 6 } },
+        Some(Compress::Zstd { .. }) => {
+            return Err(Error::usage("--compress zstd and --to-file do not go together")
+                .hint("gzip:LEVEL compresses inside the archive; --to-file - | zstd around it"));
+        }
+        Some(by_pg_dump) => by_pg_dump,
+    };
+    let instance = instance::one(work.request)?;
+    let dump = async |call: Call<'_>| {
+        let context = call.reached?;
+        let output =
+            if to_stdout { Output::Stream(Box::new(std::io::stdout())) } else { Output::Path(path.to_owned()) };
+        dump::to_file(context, &Options { compress, ..call.options }, output).await
+    };
+    let outcome = work.with(context, &instance, dump).await?;
+    if !work.request.common.quiet {
+        let warnings = outcome.items.iter().flat_map(|item| &item.warnings);
+        warnings.for_each(|warning| output::warn(warning));
+    }
+    Ok(screen.finish(&outcome, file_text))
+}
+
+fn refuse_output(to_stdout: bool, json: bool) -> Result<()> {
+    if to_stdout && json {
+        let what = "--to-file - writes the archive to standard output, where --json writes its document";
+        return Err(Error::usage(what).hint("leave --json out, or name a file"));
+    }
+    if to_stdout && std::io::stdout().is_terminal() {
+        return Err(Error::usage("standard output is a terminal, and an archive is no text").hint(
+            "send it to a program or a file: pgkeep dump -d shop --to-file - | pgkeep restore dump --from-file - …",
+        ));
+    }
+    Ok(())
+}
+
+/// Standard output holds the archive where no file is named.
+fn file_text(outcome: &Outcome<FileItem>) -> String {
+    let text = |item: &FileItem| {
+        let (file, size) = (item.file.as_ref()?, item.plain_bytes?);
+        let (file, size) = (harmless(&file.to_string_lossy()), bytes(size));
+        Some(format!("{}: {size} of archive in {file} in {:.1} s", harmless(&item.database), item.duration_seconds))
+    };
+    outcome.items.iter().filter_map(text).collect::<Vec<_>>().join("\n")
 }
 
 /// The env file has one form of dump: what others read them with opens no other.

@@ -19,6 +19,7 @@ mod parts;
 mod plan;
 mod source;
 mod standby;
+mod to_file;
 
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
@@ -52,6 +53,7 @@ pub use locks::LockWait;
 pub use parts::PartSize;
 pub use plan::{Plan, PlannedItem, Preview, PreviewedPlace, plan, preview};
 pub use standby::Replay;
+pub use to_file::{FileItem, Output, to_file};
 
 /// What to dump, whence and whereto.
 #[derive(Clone, Debug)]

@@ -24,6 +24,10 @@ impl ArchiveVersion {
     const OLDEST_MINOR: u8 = 12;
     const NEWEST_MINOR: u8 = 16;
 
+    pub(super) fn is_known(self) -> bool {
+        (Self::OLDEST_MINOR..=Self::NEWEST_MINOR).contains(&self.minor)
+    }
+
     pub(super) fn has_access_method(self) -> bool {
         self.minor >= 14
     }
@@ -154,7 +158,7 @@ fn fixed_part(data: Data, fields: &mut Fields) -> Result<ArchiveVersion, Stop> {
     }
     let [_, _, _, _, _, major, minor, revision, integer_bytes, offset_bytes, format] = fields.array::<11>()?;
     let version = ArchiveVersion { minor, revision };
-    if major != 1 || !(ArchiveVersion::OLDEST_MINOR..=ArchiveVersion::NEWEST_MINOR).contains(&minor) {
+    if major != 1 || !version.is_known() {
         return Err(Stop::Failed(unknown_version(major, minor)));
     }
     if format != data.format() {
@@ -194,7 +198,7 @@ fn compression(version: ArchiveVersion, fields: &mut Fields) -> Result<ArchiveCo
     }
 }
 
-fn created(time: &[i64]) -> Option<NaiveDateTime> {
+pub(super) fn created(time: &[i64]) -> Option<NaiveDateTime> {
     let field = |at: usize| time.get(at).and_then(|&value| u32::try_from(value).ok());
     let year = i32::try_from(time.get(5)?.checked_add(1900)?).ok()?;
     NaiveDate::from_ymd_opt(year, field(4)?.checked_add(1)?, field(3)?)?.and_hms_opt(field(2)?, field(1)?, field(0)?)

@@ -21,10 +21,12 @@
 
 mod data;
 mod fields;
+mod front;
 mod head;
 mod inside;
 mod member;
 mod members;
+mod roles;
 mod script;
 mod stream;
 mod tar;
@@ -38,6 +40,7 @@ use inside::Inside;
 use toc::TocReader;
 
 pub use data::DataBlock;
+pub use front::{Front, FrontEntry, FrontFormat, RoleUses};
 pub use head::{ArchiveCompression, ArchiveHeader, ArchiveVersion};
 pub use member::{Member, NoMember};
 pub use members::{LargeObjectList, Members};
@@ -74,12 +77,15 @@ impl Archive {
     /// with data, where its block begins. Without it every worker of a parallel `pg_restore` reads all that lies before
     /// a table, row by row. (PostgreSQL sources: `WriteOffset` in `pg_backup_archiver.c`.)
     pub fn places(&self) -> impl Iterator<Item = (u64, [u8; 9])> {
+        self.blocks.iter().filter_map(|block| Some((self.toc.place(block.dump_id)?, Self::known_place(block.offset))))
+    }
+
+    /// An offset as an entry has it.
+    pub fn known_place(offset: u64) -> [u8; 9] {
         const KNOWN: u8 = 2;
-        self.blocks.iter().filter_map(|block| {
-            let mut known = [KNOWN; 9];
-            known[1..].copy_from_slice(&block.offset.to_le_bytes());
-            Some((self.toc.place(block.dump_id)?, known))
-        })
+        let mut known = [KNOWN; 9];
+        known[1..].copy_from_slice(&offset.to_le_bytes());
+        known
     }
 }
 

@@ -1,4 +1,4 @@
-//! `pg_restore` and `vacuumdb`: which ones, how they are called, and what `pg_restore` says of what went wrong.
+//! `pg_restore`, `psql` and `vacuumdb`: which ones, how they are called, and what they say of what went wrong.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::delivered::Delivered;
+use super::body::{Body, Form, Input};
+use super::log::Log;
 use super::target::Target;
-use super::{Context, OnError};
-use crate::error::{Doing as _, Error, Kind, Result};
+use super::{Context, OnError, Ownership, Privileges};
+use crate::error::{Error, Kind, Result};
+use crate::interrupt::Interrupt;
 use crate::pg::tools::{Search, Tools};
 use crate::progress::Task;
-use crate::repo::ArchiveFormat;
 
 /// How many complaints are kept; all are counted.
 const KEPT: usize = 20;
@@ -48,23 +49,31 @@ pub enum Transactions {
     One,
 }
 
-/// A call of `pg_restore`; of `psql` for a script.
+/// A call of `pg_restore`, or of `psql` for a script.
 pub struct Call<'a> {
-    pub format: ArchiveFormat,
     pub target: &'a Target,
     pub database: &'a str,
+    pub form: Form,
     pub jobs: NonZeroUsize,
     pub on_error: OnError,
     pub transactions: Transactions,
+    pub ownership: Ownership,
+    pub privileges: Privileges,
+    /// What is restored is dropped first.
+    pub cleans: bool,
+    /// A table that is there does not get the rows of one that could not be made.
+    pub keeps_rows_apart: bool,
+    /// The entries that are restored; `None` is all.
+    pub list: Option<&'a Path>,
 }
 
 impl Call<'_> {
     /// `folder` is the archive where it is a directory.
     pub fn program(&self, folder: Option<&Path>) -> Result<crate::process::Program> {
-        if self.format == ArchiveFormat::Plain {
+        if self.form == Form::Script {
             return self.script();
         }
-        let format = format!("--format={}", self.format.as_str());
+        let format = format!("--format={}", self.form.as_str());
         let mut program = self.target.client("pg_restore")?.arg(format).arg("--verbose");
         if self.on_error == OnError::Stop && !self.server_is_older() {
             program = program.arg("--exit-on-error");
@@ -72,17 +81,31 @@ impl Call<'_> {
         if self.transactions == Transactions::One {
             program = program.arg("--single-transaction");
         }
+        if self.ownership == Ownership::OfRestorer {
+            program = program.arg("--no-owner");
+        }
+        if self.privileges == Privileges::LeaveOut {
+            program = program.arg("--no-privileges");
+        }
+        if self.keeps_rows_apart {
+            program = program.arg("--no-data-for-failed-tables");
+        }
+        if self.cleans {
+            program = program.args(["--clean", "--if-exists"]);
+        }
+        if let Some(list) = self.list {
+            let mut argument = std::ffi::OsString::from("--use-list=");
+            argument.push(list);
+            program = program.arg(argument);
+        }
         program = program.arg(format!("--dbname={}", self.target.dbname_argument(self.database)));
-        // A tar archive is restored by one.
-        let is_parallel = self.jobs.get() > 1 && self.format != ArchiveFormat::Tar;
-        if is_parallel {
+        if self.jobs.get() > 1 {
             program = program.arg(format!("--jobs={}", self.jobs));
         }
         if let Some(folder) = folder {
             program = program.arg(folder);
-        } else if is_parallel || self.format == ArchiveFormat::Tar {
-            // Workers open the archive by name, each for itself, and a tar archive is read back and forth; standard input
-            // has a name, although the file has none.
+        } else if self.jobs.get() > 1 {
+            // Workers open the archive by name, each for itself; standard input has one, although the file has none.
             program = program.arg("/dev/stdin");
         }
         Ok(program)
@@ -98,6 +121,10 @@ impl Call<'_> {
         Ok(program.arg("--file=-").arg(format!("--dbname={}", self.target.dbname_argument(self.database))))
     }
 
+    fn name(&self) -> &'static str {
+        if self.form == Form::Script { "psql" } else { "pg_restore" }
+    }
+
     /// Then its errors are judged here, because one of them is to be expected.
     fn server_is_older(&self) -> bool {
         let newest = SETS_TRANSACTION_TIMEOUT * 10_000;
@@ -105,35 +132,32 @@ impl Call<'_> {
     }
 
     /// Whether everything can be done in one transaction.
-    pub fn allows_one_transaction(
-        target: &Target,
-        format: ArchiveFormat,
-        jobs: NonZeroUsize,
-        on_error: OnError,
-    ) -> bool {
-        let call = Call { format, target, database: "", jobs, on_error, transactions: Transactions::Many };
-        let is_script = format == ArchiveFormat::Plain;
-        jobs.get() == 1 && on_error == OnError::Stop && (is_script || !call.server_is_older())
+    pub fn allows_one_transaction(target: &Target, form: Form, jobs: NonZeroUsize, on_error: OnError) -> bool {
+        let newest = SETS_TRANSACTION_TIMEOUT * 10_000;
+        let server_is_older =
+            target.tools.version.major >= SETS_TRANSACTION_TIMEOUT && target.server_version() < newest;
+        jobs.get() == 1 && on_error == OnError::Stop && (form == Form::Script || !server_is_older)
     }
 
     /// Runs it.
-    pub async fn run(&self, context: &Context, delivered: &Delivered, task: Arc<dyn Task>) -> Result<Complaints> {
+    pub async fn run(&self, context: &Context, body: &Body, log: &Log, task: Arc<dyn Task>) -> Result<Complaints> {
         let (sender, mut lines) = unbounded_channel();
-        let (folder, file) = match delivered {
-            Delivered::Directory { folder, .. } => (Some(folder.path.as_path()), None),
-            Delivered::Custom { file, .. } | Delivered::Tar { file, .. } | Delivered::Script { file } => {
-                (None, Some(file))
-            }
+        let input = body.input()?;
+        let folder = match &input {
+            Input::Directory(path) => Some(path.as_path()),
+            Input::File(_) => None,
         };
         let program = self.program(folder)?.heard_by(sender);
         tracing::info!("{}", program.command_line());
-        let child = match file {
-            Some(file) => program.spawn_reading(file.try_clone().doing(Kind::Storage, || "hand over the archive")?)?,
-            None => program.spawn_quiet()?,
+        log.line(&format!("run {}", program.command_line()));
+        let child = match input {
+            // A file without a name: nothing of it is left when we are killed.
+            Input::File(file) => program.spawn_reading(file)?,
+            Input::Directory(_) => program.spawn_quiet()?,
         };
-        let mut complaints = Complaints::default();
+        let mut complaints = Complaints { goes_on: self.on_error == OnError::GoOn, ..Complaints::default() };
         let ended = {
-            let listening = listen(&mut lines, &mut complaints, self.on_error, &*task);
+            let listening = listen(&mut lines, &mut complaints, self.on_error, log, &*task);
             let stop = async {
                 tokio::select! {
                     biased;
@@ -143,18 +167,39 @@ impl Call<'_> {
             };
             child.wait_unless(stop).await
         };
+        // What is still in the channel was said before the end.
+        while let Some(line) = lines.recv().await {
+            log.said(&line);
+            complaints.hear(&line);
+        }
         if context.interrupt.is_requested() {
             return Err(context.interrupt.error());
         }
-        // What is still in the channel was said before the end.
-        while let Some(line) = lines.recv().await {
-            complaints.hear(&line);
-        }
         match ended {
-            Ok(exit) => complaints.judge(&exit, self.on_error),
-            Err(_) => Err(complaints.error("an error was met")),
+            Ok(exit) => {
+                log.line(&format!("{} ended with {}", self.name(), exit.reason()));
+                complaints.judge(&exit, self.on_error)
+            }
+            Err(_) => Err(complaints.error(&format!("{} met an error", self.name()))),
         }
     }
+}
+
+/// Reads a tar archive or a directory to its end, as `pg_restore` would, and restores nothing.
+pub async fn check_whole(target: &Target, interrupt: &Interrupt, body: &Body) -> Result<()> {
+    let program = target.client_without_server("pg_restore")?;
+    let program = program.arg(format!("--format={}", body.form().as_str())).arg("--file=/dev/null");
+    tracing::info!("{}", program.command_line());
+    let child = match body.input()? {
+        Input::File(file) => program.spawn_reading(file)?,
+        Input::Directory(path) => program.arg(path).spawn_quiet()?,
+    };
+    let exit = child.wait_unless(interrupt.stopped()).await?;
+    exit.check().map(drop).map_err(|error| {
+        Error::new(Kind::Verification, "read the archive to its end")
+            .because(error)
+            .hint("this archive cannot be restored whole: make a new dump, or use another copy")
+    })
 }
 
 /// Reads what `pg_restore` says until it says nothing more, or meets an error at which it is to be stopped; then this
@@ -163,6 +208,7 @@ async fn listen(
     lines: &mut UnboundedReceiver<String>,
     complaints: &mut Complaints,
     on_error: OnError,
+    log: &Log,
     task: &dyn Task,
 ) {
     while let Some(line) = lines.recv().await {
@@ -170,6 +216,7 @@ async fn listen(
             task.advance(1);
             task.note(table);
         }
+        log.said(&line);
         complaints.hear(&line);
         if on_error == OnError::Stop && complaints.count > 0 {
             return;
@@ -191,6 +238,8 @@ pub struct Complaints {
     pub words: Vec<String>,
     pub count: usize,
     entry: Option<String>,
+    /// Whether `psql` goes on after errors: then what it says is all that tells of them.
+    goes_on: bool,
     /// Errors that may turn out to be the expected one when the statement follows.
     doubtful: Vec<String>,
 }
@@ -202,7 +251,7 @@ impl Complaints {
         if line.starts_with("pg_restore: ") {
             tracing::debug!(target: "pgkeep::child", "{line}");
         }
-        if let Some(error) = of_psql(line) {
+        if let Some(error) = of_psql(line, self.goes_on) {
             tracing::debug!(target: "pgkeep::child", "{line}");
             self.add(&error);
         } else if let Some(entry) = line.strip_prefix("pg_restore: from TOC entry ") {
@@ -265,22 +314,34 @@ impl Complaints {
 }
 
 /// `psql:<stdin>:12: ERROR:  relation "t" already exists`, and errors of psql itself.
-fn of_psql(line: &str) -> Option<String> {
+///
+/// The server translates these words. One that is not known may be an error: where nothing else tells, it counts as one.
+fn of_psql(line: &str, counts_unknown: bool) -> Option<String> {
+    const ERRORS: [&str; 4] = ["ERROR", "FATAL", "PANIC", "error"];
+    const OTHERS: [&str; 7] = ["NOTICE", "WARNING", "INFO", "LOG", "DEBUG", "warning", "HINT"];
     if let Some(error) = line.strip_prefix("psql: error: ") {
         return Some(error.to_owned());
     }
     let (number, said) = line.strip_prefix("psql:<stdin>:")?.split_once(": ")?;
-    let marks = ["ERROR:", "FATAL:", "PANIC:", "error:"];
-    let error = marks.iter().find_map(|mark| said.strip_prefix(mark))?;
-    Some(format!("line {number}: {}", error.trim()))
+    let (severity, error) = said.split_once(':')?;
+    let is_error = ERRORS.contains(&severity) || (counts_unknown && !OTHERS.contains(&severity));
+    is_error.then(|| format!("line {number}: {}", error.trim()))
 }
 
 /// Planner statistics in three passes. Without them the data are whole: a failure is told, not fatal.
-pub async fn analyze(context: &Context, target: &Target, database: &str, jobs: NonZeroUsize) -> Result<Option<String>> {
+pub async fn analyze(
+    context: &Context,
+    target: &Target,
+    database: &str,
+    jobs: NonZeroUsize,
+    log: &Log,
+) -> Result<Option<String>> {
     let program = target.client("vacuumdb")?.arg("--analyze-in-stages").arg(format!("--jobs={jobs}"));
     let program = program.arg(format!("--dbname={}", target.dbname_argument(database)));
     tracing::info!("{}", program.command_line());
+    log.line(&format!("run {}", program.command_line()));
     let exit = program.spawn_quiet()?.wait_unless(context.interrupt.stopped()).await?;
+    log.line(&format!("vacuumdb ended with {}", exit.reason()));
     Ok(exit
         .check()
         .err()
@@ -313,6 +374,22 @@ mod tests {
         let words = complaints.words.join("\n");
         assert!(words.contains("role \"x\" does not exist (from TOC entry 3; 1418 16390 USER MAPPING x alice)"));
         assert!(!words.contains("secret") && !words.contains("private"), "{words}");
+    }
+
+    #[test]
+    fn an_error_of_a_script_is_told_with_its_line() {
+        let complaints = heard(
+            "psql:<stdin>:7: NOTICE:  table \"t\" does not exist, skipping\n\
+             psql:<stdin>:12: ERROR:  relation \"t\" already exists\n\
+             psql:<stdin>:13: error: invalid command \\restrict\n\
+             psql: error: connection to server failed",
+        );
+        assert_eq!(complaints.count, 3);
+        assert_eq!(complaints.words[0], "line 12: relation \"t\" already exists");
+        assert_eq!(complaints.words[1], "line 13: invalid command \\restrict");
+        let translated = "psql:<stdin>:12: FEHLER:  Relation »t« existiert bereits";
+        assert_eq!(of_psql(translated, false), None, "psql has ended with 3");
+        assert_eq!(of_psql(translated, true).unwrap(), "line 12: Relation »t« existiert bereits");
     }
 
     #[test]

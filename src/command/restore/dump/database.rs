@@ -17,9 +17,14 @@ pub const UNFINISHED_COMMENT: &str = "pgkeep: unfinished restore of ";
 
 /// The name under which `database` is restored: nobody has business with it, so a database under its real name is whole.
 pub fn unfinished_name(database: &str) -> String {
-    let room = LONGEST_NAME_BYTES - UNFINISHED.len();
+    name_with(database, UNFINISHED)
+}
+
+/// `database` with something added, within what a name may have.
+pub fn name_with(database: &str, ending: &str) -> String {
+    let room = LONGEST_NAME_BYTES - ending.len();
     if database.len() <= room {
-        return format!("{database}{UNFINISHED}");
+        return format!("{database}{ending}");
     }
     // Names that differ behind the cut stay different.
     let digest = &Sha256::of(database.as_bytes()).to_string()[..8];
@@ -27,7 +32,7 @@ pub fn unfinished_name(database: &str) -> String {
     while !database.is_char_boundary(cut) {
         cut -= 1;
     }
-    format!("{}~{digest}{UNFINISHED}", &database[..cut])
+    format!("{}~{digest}{ending}", &database[..cut])
 }
 
 /// Whether the server cuts the name.

@@ -2,8 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use super::Context;
+use super::body::Form;
 use super::target::Target;
+use super::{Context, Options};
 use crate::error::{Doing as _, Error, Kind, Result};
 
 /// When the server started, in seconds: text that no setting of a session changes.
@@ -34,4 +35,14 @@ pub async fn expect_usable(context: &Context, target: &Target, jobs: NonZeroUsiz
     }
     let action = format!("behind bin_prefix {} is another server than here", target.address());
     Err(Error::refused(action).hint("name the server in conninfo so that here and there the same one is meant"))
+}
+
+/// Refuses what needs a file or a directory that those programs would have to see.
+pub fn expect_no_file(target: &Target, options: &Options, form: Form) -> Result<()> {
+    if !target.tools.are_elsewhere() || (options.part.is_all() && form != Form::Directory) {
+        return Ok(());
+    }
+    let what = if form == Form::Directory { "a directory archive is" } else { "the list of a part is" };
+    Err(Error::usage(format!("{what} read from files, which programs behind bin_prefix do not see"))
+        .hint("restore with client programs of this host"))
 }

@@ -9,7 +9,7 @@ use super::{Context, Item, Outcome, Selected, Source, SourceCopy, Stage, folder,
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::progress::Unit;
-use crate::repo::ArchiveFormat;
+use crate::repo::Form;
 use crate::repo::archive::read_dump;
 
 /// Writes the archive to a new file of mode 0600, checked to its end before it has its name.
@@ -30,7 +30,7 @@ async fn write(context: &Context, source: &Source, selected: &Selected, path: &P
         _ => Path::new("."),
     };
     plan::room(directory, selected.manifest.plain.size_bytes, "the archive")?;
-    if selected.manifest.archive_format == ArchiveFormat::Directory {
+    if selected.manifest.form() == Form::Directory {
         return folder::write(context, source, selected, path, directory).await;
     }
     let doing = || format!("write {}", path.display());
@@ -68,7 +68,7 @@ pub async fn to_stream<W: Write + Send + 'static>(
     selected: &Selected,
     output: W,
 ) -> Result<Outcome<Item>> {
-    if selected.manifest.archive_format == ArchiveFormat::Directory {
+    if selected.manifest.form() == Form::Directory {
         return Err(Error::usage(format!("{} is a directory, which standard output cannot be", selected.manifest.id))
             .hint("name a directory that does not exist yet with --to-file"));
     }

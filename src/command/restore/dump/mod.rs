@@ -5,18 +5,28 @@
 //! roles that are missing → `pg_restore` → planner statistics → owner, rights, settings, comment and the real name in
 //! one transaction. So a database under its real name is whole; whatever fails before takes the unfinished one away.
 
+mod body;
 mod client;
+mod contents;
 mod database;
-mod delivered;
+mod decode;
 mod elsewhere;
 mod file;
 mod filtered;
 mod folder;
+mod from_file;
+mod log;
+mod needs;
+mod options;
+mod part;
 mod plan;
 mod roles;
 mod server;
 mod sources;
+mod subject;
+mod swap;
 mod target;
+mod way;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -34,10 +44,16 @@ use crate::repo::{
     Verb, Which,
 };
 
+pub use body::Form;
+pub use contents::{contents, list};
 pub use file::{to_file, to_stream};
-pub use plan::{Plan, Preview, plan};
+pub use from_file::{Loaded, Origin, contents_of, load};
+pub use options::{Analyze, Atomicity, Existing, OnError, Options, Ownership, Privileges, Sessions};
+pub use part::{Part, UseList};
+pub use plan::{Plan, Preview, plan, plan_of};
 pub use roles::Passwords;
 pub use sources::{SourceCopy, Sources};
+pub use subject::{Subject, parse_role_map};
 
 /// Which backup is meant, and where it lies.
 #[derive(Clone, Debug)]
@@ -60,36 +76,6 @@ pub struct Server {
     pub connection: ConnectionFlags,
     pub connect_retry: Duration,
     pub clients: Search,
-}
-
-/// How to restore.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub server: Server,
-    /// The database to restore into; `None`: the name that it had.
-    pub into: Option<String>,
-    pub jobs: NonZeroUsize,
-    pub analyze: Analyze,
-    pub passwords: Passwords,
-    pub on_error: OnError,
-    /// Directory for the decoded archive.
-    pub scratch: PathBuf,
-    /// Threads that decode.
-    pub threads: NonZeroUsize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Analyze {
-    No,
-    Stages,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    /// At the first error, and nothing is left.
-    Stop,
-    /// Errors are counted and told.
-    GoOn,
 }
 
 /// The backup that was chosen.
@@ -202,8 +188,12 @@ impl Stage {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
-    pub id: BackupId,
-    pub instance: InstanceName,
+    /// Of the backup; `None` for a file that lay outside a repository.
+    pub id: Option<BackupId>,
+    pub instance: Option<InstanceName>,
+    /// The file that was restored, if it was one.
+    pub from_file: Option<String>,
+    /// What the database was called, where that is known.
     pub database: String,
     /// The database that was restored into, if it was one.
     pub into: Option<String>,
@@ -216,6 +206,10 @@ pub struct Item {
     pub stage: Option<&'static str>,
     pub duration_seconds: f64,
     pub roles_created: Vec<String>,
+    /// What the database is called now whose place the restored one took.
+    pub replaced: Option<String>,
+    /// What the restored one is called, if it could not take that place.
+    pub kept_as: Option<String>,
     /// The copies that were read from, and those that did not deliver.
     pub repositories: Vec<Copy>,
     pub warnings: Vec<String>,
@@ -235,9 +229,18 @@ impl super::super::Item for Item {
 impl Item {
     fn of(selected: &Selected) -> Self {
         Self {
-            id: selected.manifest.id.clone(),
-            instance: selected.manifest.instance.clone(),
-            database: selected.manifest.database.clone(),
+            id: Some(selected.manifest.id.clone()),
+            instance: Some(selected.manifest.instance.clone()),
+            ..Self::of_database(selected.manifest.database.clone())
+        }
+    }
+
+    fn of_database(database: String) -> Self {
+        Self {
+            id: None,
+            instance: None,
+            from_file: None,
+            database,
             into: None,
             server: None,
             file: None,
@@ -245,10 +248,23 @@ impl Item {
             stage: None,
             duration_seconds: 0.0,
             roles_created: Vec::new(),
+            replaced: None,
+            kept_as: None,
             repositories: Vec::new(),
             warnings: Vec::new(),
             error: None,
         }
+    }
+}
+
+impl Item {
+    fn ended(&mut self, done: Result<(), Failed<Stage>>, started: Instant) {
+        if let Err(Failed { stage, error }) = done {
+            self.status = if error.kind == Kind::Partial { Status::Partial } else { Status::Failed };
+            self.stage = Some(stage.as_str());
+            self.error = Some(error);
+        }
+        self.duration_seconds = started.elapsed().as_secs_f64();
     }
 }
 
@@ -259,13 +275,56 @@ pub async fn execute(
     selected: &Selected,
     planned: Result<Plan>,
 ) -> Result<Outcome<Item>> {
+    let log = log::Log::open(options.log.as_deref(), context.clock.clone())?;
     recorded(context, selected, async |item: &mut Item| {
+        restore(context, options, planned, server::Archived::Backup(selected), &log, item).await
+    })
+    .await
+}
+
+/// Restores a file that was read. No repository is part of it, so it is recorded nowhere but in its log.
+pub async fn execute_file(
+    context: &Context,
+    options: &Options,
+    loaded: Loaded,
+    planned: Result<Plan>,
+) -> Result<Outcome<Item>> {
+    let log = log::Log::open(options.log.as_deref(), context.clock.clone())?;
+    let started = Instant::now();
+    let Loaded { name, database, body } = loaded;
+    let mut item = Item { from_file: Some(name), ..Item::of_database(database.unwrap_or_default()) };
+    let done = restore(context, options, planned, server::Archived::AtHand(body), &log, &mut item).await;
+    item.ended(done, started);
+    let warnings = item.warnings.clone();
+    Ok(Outcome::of(vec![item], warnings))
+}
+
+async fn restore(
+    context: &Context,
+    options: &Options,
+    planned: Result<Plan>,
+    archived: server::Archived<'_>,
+    log: &log::Log,
+    item: &mut Item,
+) -> Result<(), Failed<Stage>> {
+    let work = async |item: &mut Item| {
         let plan = planned.at(Stage::Plan)?;
         item.into = Some(plan.into.clone());
         item.server = Some(plan.target.address());
-        server::Restorer { context, options, selected, plan: &plan }.restore(item).await
-    })
-    .await
+        let (name, address) = (&plan.subject.name, plan.target.address());
+        log.line(&format!("restore {name} to {address} database {:?} as {:?}", plan.into, plan.target.user()));
+        server::Restorer { context, options, plan: &plan, log }.restore(archived, item).await
+    };
+    let started = Instant::now();
+    let done = work(item).await;
+    item.warnings.iter().for_each(|warning| log.line(&format!("warning: {warning}")));
+    let seconds = started.elapsed().as_secs_f64();
+    log.line(&match &done {
+        Ok(()) => format!("done in {seconds:.1} s"),
+        Err(Failed { stage, error }) => format!("failed in stage {} after {seconds:.1} s: {error}", stage.as_str()),
+    });
+    item.warnings.extend(log.shortcoming());
+    done
 }
 
 /// Does `work` as a run that is recorded, and judges it.
@@ -286,13 +345,11 @@ async fn recorded(
     let run = Run::begin(repository, &context.state, &lock, &context.host, name, now).await?;
     let started = Instant::now();
     let mut item = Item::of(selected);
-    if let Err(Failed { stage, error }) = work(&mut item).await {
-        let error = context.interrupt.explain(error).await;
-        item.status = if error.kind == Kind::Partial { Status::Partial } else { Status::Failed };
-        item.stage = Some(stage.as_str());
-        item.error = Some(error);
-    }
-    item.duration_seconds = started.elapsed().as_secs_f64();
+    let done = match work(&mut item).await {
+        Err(Failed { stage, error }) => Err(Failed { stage, error: context.interrupt.explain(error).await }),
+        Ok(()) => Ok(()),
+    };
+    item.ended(done, started);
     item.repositories = selected.sources.asked();
     let mut warnings = selected.warnings();
     warnings.extend(item.warnings.iter().cloned());
@@ -310,5 +367,5 @@ fn record(outcome: &Outcome<Item>) -> RunOutcome {
 }
 
 fn run_item(item: &Item) -> RunItem {
-    RunItem::of(Some(item.id.clone()), &item.database, item.stage, item.error.as_ref()).lasted(item.duration_seconds)
+    RunItem::of(item.id.clone(), &item.database, item.stage, item.error.as_ref()).lasted(item.duration_seconds)
 }

@@ -5,104 +5,141 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::body::Form;
 use super::client::{Call, Transactions};
-use super::roles::{Conditions, Creation, Creator, Globals, Missing};
-use super::target::{Me, Target, contents};
-use super::{Analyze, Context, OnError, Options, Selected, SourceCopy, database, elsewhere};
+use super::needs::{self, Needs};
+use super::part::{self, Chosen, Presence};
+use super::roles::{Conditions, Creation, Creator, Globals};
+use super::subject::{Known, Subject};
+use super::target::Target;
+use super::way::{self, Way};
+use super::{
+    Analyze, Atomicity, Context, Existing, OnError, Options, Ownership, Selected, SourceCopy, database, elsewhere,
+};
 use crate::digest::Fingerprint;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::ident::quote_ident;
 use crate::pg::tools::ToolVersion;
 use crate::repo::archive::expect;
-use crate::repo::{ArchiveFormat, BackupId, DumpDetails, InstanceName, ObjectRole, StoredObject, unpack};
+use crate::repo::{BackupId, DumpDetails, InstanceName, ObjectRole, StoredObject, unpack};
 
 /// What globals may decode to.
 const GLOBALS_LIMIT_BYTES: u64 = 256 << 20;
 
 /// What will be done, and the session that it will be done with.
 pub struct Plan {
-    format: ArchiveFormat,
+    pub subject: Subject,
     pub target: Target,
     pub into: String,
     pub way: Way,
-    pub details: DumpDetails,
+    /// `None`: every entry.
+    pub chosen: Option<Chosen>,
     pub missing_roles: BTreeSet<String>,
     pub(super) creation_of_roles: Creation,
     pub warnings: Vec<String>,
 }
 
-/// How the database comes to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// It is created under a name of its own and gets the real one at the end.
-    Create { unfinished: String, sql: String, leftover: Leftover },
-    /// It is there and empty.
-    IntoEmpty,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftover {
-    None,
-    /// A database that an earlier restore did not finish: it goes first.
-    Drop,
-}
-
-impl Way {
-    /// The name of the database while it is restored.
-    pub fn working_name<'a>(&'a self, into: &'a str) -> &'a str {
-        match self {
-            Way::Create { unfinished, .. } => unfinished,
-            Way::IntoEmpty => into,
-        }
-    }
-}
-
-/// Looks at the target and at what lies beside the archive. Reads only.
+/// Looks at the target and at what lies beside the archive of a backup. Reads only.
 pub async fn plan(context: &Context, options: &Options, selected: &Selected) -> Result<Plan> {
-    context.interrupt.guard(look(context, options, selected)).await
+    let look = async { look(context, options, of_backup(context, options, selected).await?).await };
+    context.interrupt.guard(look).await
 }
 
-async fn look(context: &Context, options: &Options, selected: &Selected) -> Result<Plan> {
-    let manifest = &selected.manifest;
-    let into = options.into.clone().unwrap_or_else(|| manifest.database.clone());
-    database::check_name(&into)?;
-    room(&options.scratch, manifest.plain.size_bytes, "the decoded archive")?;
-    let sources = &selected.sources;
+/// As [`plan`], of a file that was read.
+pub async fn plan_of(context: &Context, options: &Options, subject: Subject) -> Result<Plan> {
+    context.interrupt.guard(look(context, options, subject)).await
+}
+
+async fn of_backup(context: &Context, options: &Options, selected: &Selected) -> Result<Subject> {
+    let (manifest, sources) = (&selected.manifest, &selected.sources);
+    let form = Form::from(manifest.archive_format);
+    options.check()?;
+    options.check_form(form)?;
     let details = sources.deliver("the details", async |copy| Ok(details(copy).await?)).await?;
-    let partial = super::filtered::look(manifest, &details)?;
+    let partial = super::filtered::look(manifest, &details, options)?;
     // `postgres` is what initdb calls it unless told otherwise.
     let bootstrap = details.description.bootstrap_role.as_deref().unwrap_or("postgres");
     let globals = sources.deliver("the globals", async |copy| Ok(globals(copy).await?)).await?;
     let globals = globals.without_bootstrap(bootstrap);
+    let front = match options.needs_contents() {
+        true => Some(super::contents::of_backup(context, options.threads, selected).await?),
+        false => None,
+    };
+    Ok(Subject {
+        name: manifest.id.to_string(),
+        backup: Some((manifest.id.clone(), manifest.instance.clone())),
+        database: Some(manifest.database.clone()),
+        form,
+        scratch_bytes: manifest.plain.size_bytes,
+        plain_bytes: manifest.plain.size_bytes,
+        client_major: archive_major(selected),
+        server_major: Some(manifest.server.number / 10_000),
+        known: Known::Details,
+        description: details.description,
+        globals,
+        front,
+        properties: Vec::new(),
+        warnings: partial.into_iter().collect(),
+    })
+}
 
-    let target = Target::connect(context, &options.server, &into, archive_major(selected), &options.scratch).await?;
+async fn look(context: &Context, options: &Options, mut subject: Subject) -> Result<Plan> {
+    options.check()?;
+    options.check_form(subject.form)?;
+    let into = options.into.clone().or_else(|| subject.database.clone()).ok_or_else(|| {
+        Error::usage(format!("{} does not say which database it is of", subject.name)).hint("name one with --into")
+    })?;
+    database::check_name(&into)?;
+    room(&options.scratch, subject.scratch_bytes, "the decoded archive")?;
+    let target = Target::connect(context, &options.server, &into, subject.client_major, &options.scratch).await?;
     elsewhere::expect_usable(context, &target, options.jobs).await?;
+    elsewhere::expect_no_file(&target, options, subject.form)?;
     let me = target.me().await?;
     let mut warnings = target.warnings.clone();
-    warnings.extend(partial);
-    warn_of_versions(selected, &target, &mut warnings);
-    check_extensions(&details, &target, &mut warnings).await?;
+    warnings.append(&mut subject.warnings);
+    warn_of_versions(&subject, &target, &mut warnings);
     let existing = target.roles().await?;
-    let missing = globals.choose(&details.description.roles, &existing);
-    check_roles(&missing, &details, &target, &me).await?;
+    needs::check_role_map(options, &subject, &existing, &target)?;
+    subject.map_roles(&options.role_map);
+    let presence = presence(options, &subject, &target, &into).await?;
+    let chosen = match &subject.front {
+        Some(front) if !options.part.is_all() => Some(part::choose(front, &options.part, &presence)?),
+        _ => None,
+    };
+    warnings.extend(chosen.iter().flat_map(|chosen| chosen.warnings.iter().cloned()));
+    let needs = Needs::of(options, &subject, chosen.as_ref(), &presence)?;
+    needs.check_extensions(&target, &mut warnings).await?;
+    let missing = subject.globals.choose(&needs.roles, &existing);
+    needs.check_roles(&missing, &target, &me).await?;
     let with = Conditions {
         passwords: options.passwords,
         creator: if me.superuser { Creator::Superuser } else { Creator::Role },
         server_version: target.server_version(),
     };
+    let globals = subject.globals.with_members(&options.role_map);
     let mut creation_of_roles = globals.creation(&missing.create, &existing, &with);
     warnings.append(&mut creation_of_roles.warnings);
-    let way = way(selected, &details, &target, &into, &me, &mut warnings).await?;
-    Ok(Plan {
-        format: manifest.archive_format,
-        target,
-        into,
-        way,
-        details,
-        missing_roles: missing.create,
-        creation_of_roles,
-        warnings,
-    })
+    let way = way::choose(context, options, &subject, &target, &into, &me, &mut warnings).await?;
+    let missing_roles = missing.create;
+    let plan = Plan { subject, target, into, way, chosen, missing_roles, creation_of_roles, warnings };
+    plan.check_transactions(options)?;
+    Ok(plan)
+}
+
+/// What is in the target that a part can refer to.
+async fn presence(options: &Options, subject: &Subject, target: &Target, into: &str) -> Result<Presence> {
+    let is_there = target.find_database(into).await?.is_some();
+    if is_there && !matches!(options.existing, Existing::Replace(_)) {
+        let session = target.session_in(Some(into)).await?;
+        let schemas = super::target::schemas(&session).await?;
+        session.close().await;
+        return Ok(match options.keeps_existing() {
+            true => Presence::Existing { schemas },
+            false => Presence::New { schemas },
+        });
+    }
+    let lacks_public = subject.description.database.lacks_public;
+    Ok(Presence::New { schemas: (!lacks_public).then(|| "public".to_owned()).into_iter().collect() })
 }
 
 fn archive_major(selected: &Selected) -> u32 {
@@ -152,172 +189,15 @@ async fn globals(copy: &SourceCopy) -> Result<Globals> {
     Globals::read(&unpack(&body, packing, GLOBALS_LIMIT_BYTES, &object.name.to_string())?)
 }
 
-fn warn_of_versions(selected: &Selected, target: &Target, warnings: &mut Vec<String>) {
-    let (source, here) = (selected.manifest.server.number / 10_000, target.server_version() / 10_000);
-    if here < source {
-        warnings.push(format!(
-            "the dump is of PostgreSQL {source}, the target is PostgreSQL {here}: what the older one does not know fails"
-        ));
-    }
+fn warn_of_versions(subject: &Subject, target: &Target, warnings: &mut Vec<String>) {
+    let here = target.server_version() / 10_000;
+    let Some(source) = subject.server_major.filter(|source| here < *source) else { return };
+    warnings.push(format!(
+        "the dump is of PostgreSQL {source}, the target is PostgreSQL {here}: what the older one does not know fails"
+    ));
 }
 
-async fn check_extensions(details: &DumpDetails, target: &Target, warnings: &mut Vec<String>) -> Result<()> {
-    let available = target.available_extensions().await?;
-    let mut absent = Vec::new();
-    for extension in &details.description.extensions {
-        match available.get(&extension.name) {
-            None => absent.push(extension.name.as_str()),
-            Some(Some(version)) if *version != extension.version => warnings.push(format!(
-                "extension {:?} was of version {}, the target creates {version}",
-                extension.name, extension.version
-            )),
-            Some(_) => {}
-        }
-    }
-    if absent.is_empty() {
-        return Ok(());
-    }
-    let major = target.server_version() / 10_000;
-    Err(Error::refused(format!("{} lacks extensions that the dump needs: {}", target.address(), quoted(&absent))).hint(
-        format!(
-            "install their packages on the server (Debian: postgresql-{major} has contrib, others are \
-             postgresql-{major}-NAME), then restore again"
-        ),
-    ))
-}
-
-async fn check_roles(missing: &Missing, details: &DumpDetails, target: &Target, me: &Me) -> Result<()> {
-    if !missing.absent.is_empty() {
-        let absent: Vec<&str> = missing.absent.iter().map(String::as_str).collect();
-        let create: Vec<String> =
-            absent.iter().map(|name| format!("CREATE ROLE {} NOLOGIN;", quote_ident(name))).collect();
-        let why = "the dump refers to roles that the target does not have and that cannot be created from it";
-        return Err(Error::refused(format!("{why}: {}", quoted(&absent))).hint(format!(
-            "create them on {}: {}",
-            target.address(),
-            create.join(" ")
-        )));
-    }
-    if !missing.create.is_empty() && !me.create_roles {
-        let create: Vec<&str> = missing.create.iter().map(String::as_str).collect();
-        return Err(Error::refused(format!("role {:?} may not create the missing roles {}", me.name, quoted(&create)))
-            .hint(format!("ALTER ROLE {} CREATEROLE, or restore as a superuser", quote_ident(&me.name))));
-    }
-    if me.superuser {
-        return Ok(());
-    }
-    let description = &details.description;
-    let mut owners: BTreeSet<String> = description.relations.iter().map(|relation| relation.owner.clone()).collect();
-    owners.insert(description.database.owner.clone());
-    let beyond = target.owners_beyond_reach(&owners).await?;
-    if beyond.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<&str> = beyond.iter().map(|owner| owner.name.as_str()).collect();
-    let grants = names.iter().map(|owner| format!("GRANT {} TO {};", quote_ident(owner), quote_ident(&me.name)));
-    // Whoever is a member of a superuser can become one: no advice for a role that restores.
-    let hint = match beyond.iter().any(|owner| owner.superuser) {
-        true => "restore as a superuser".to_owned(),
-        false => format!("restore as a superuser, or: {}", grants.collect::<Vec<_>>().join(" ")),
-    };
-    Err(Error::refused(format!("role {:?} may not make {} own what they owned", me.name, quoted(&names))).hint(hint))
-}
-
-async fn way(
-    selected: &Selected,
-    details: &DumpDetails,
-    target: &Target,
-    into: &str,
-    me: &Me,
-    warnings: &mut Vec<String>,
-) -> Result<Way> {
-    if let Some(found) = target.find_database(into).await? {
-        if found.is_template {
-            return Err(Error::refused(format!(
-                "database {into:?} is a template: every new database would be a copy of it"
-            ))
-            .hint("restore under another name with --into"));
-        }
-        refuse_contents(target, into).await?;
-        return Ok(Way::IntoEmpty);
-    }
-    if !me.create_databases {
-        let me = &me.name;
-        return Err(Error::refused(format!("role {me:?} may not create database {into:?}")).hint(format!(
-            "ALTER ROLE {} CREATEDB, or create the database empty and restore into it",
-            quote_ident(me)
-        )));
-    }
-    let unfinished = database::unfinished_name(into);
-    let leftover = leftover(target, &unfinished).await?;
-    if leftover == Leftover::Drop {
-        warnings.push(format!("database {unfinished:?} of a restore that did not end is dropped first"));
-    }
-    let description = &details.description.database;
-    let tablespace = match description.tablespace.as_str() {
-        "pg_default" => None,
-        name if target.tablespaces().await?.contains(name) => Some(name),
-        name => {
-            warnings.push(format!("the target has no tablespace {name:?}: the database lies in the default one"));
-            None
-        }
-    };
-    let sql = database::creation(description, &unfinished, tablespace, target.server_version())
-        .doing(Kind::Refused, || format!("create a database for {}", selected.manifest.id))?;
-    Ok(Way::Create { unfinished, sql, leftover })
-}
-
-/// Looks again, once nobody else restores into the target.
-pub(super) async fn still_free(plan: &Plan) -> Result<()> {
-    let (target, into) = (&plan.target, &plan.into);
-    match (&plan.way, target.find_database(into).await?) {
-        (Way::Create { .. }, None) => Ok(()),
-        (Way::IntoEmpty, Some(_)) => refuse_contents(target, into).await,
-        (Way::Create { .. }, Some(_)) => Err(changed(format!("database {into:?} was created meanwhile"))),
-        (Way::IntoEmpty, None) => Err(changed(format!("database {into:?} was dropped meanwhile"))),
-    }
-}
-
-fn changed(what: String) -> Error {
-    Error::refused(what).hint("start the restore again: it looks at the target anew")
-}
-
-/// A database that holds something is never restored over.
-async fn refuse_contents(target: &Target, into: &str) -> Result<()> {
-    let session = target.session_in(Some(into)).await?;
-    let found = contents(&session).await?;
-    session.close().await;
-    if found.is_empty() {
-        return Ok(());
-    }
-    let kinds: Vec<String> = found
-        .iter()
-        .map(|(kind, names, count)| {
-            let more = if *count > names.len() as i64 { ", …" } else { "" };
-            let plural = if *count == 1 { "" } else { "s" };
-            format!("{count} {kind}{plural} ({}{more})", quoted(names))
-        })
-        .collect();
-    Err(Error::refused(format!("database {into:?} on {} is not empty: {}", target.address(), kinds.join(", "))).hint(
-        "restore beside it under another name with --into; a database that holds something is never restored over",
-    ))
-}
-
-async fn leftover(target: &Target, unfinished: &str) -> Result<Leftover> {
-    let Some(found) = target.find_database(unfinished).await? else { return Ok(Leftover::None) };
-    if found.is_unfinished_restore() && found.sessions == 0 {
-        return Ok(Leftover::Drop);
-    }
-    let why = match found.sessions {
-        0 => "it does not say that a restore of pgkeep made it".to_owned(),
-        sessions => format!("{sessions} sessions use it: another restore may be under way, or one is just ending"),
-    };
-    Err(Error::refused(format!("database {unfinished:?} is in the way"))
-        .because(why)
-        .hint(format!("if it is left over, drop it: DROP DATABASE {};", quote_ident(unfinished))))
-}
-
-fn quoted<T: AsRef<str>>(names: &[T]) -> String {
+pub(super) fn quoted<T: AsRef<str>>(names: &[T]) -> String {
     names.iter().map(|name| format!("{:?}", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
@@ -325,9 +205,11 @@ fn quoted<T: AsRef<str>>(names: &[T]) -> String {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Preview {
-    pub id: BackupId,
-    pub instance: InstanceName,
-    pub database: String,
+    pub id: Option<BackupId>,
+    pub instance: Option<InstanceName>,
+    /// The file that is restored, if it is one.
+    pub from_file: Option<String>,
+    pub database: Option<String>,
     pub into: String,
     pub server: String,
     pub role: String,
@@ -341,17 +223,21 @@ pub struct Preview {
 }
 
 impl Plan {
-    pub fn preview(&self, options: &Options, selected: &Selected) -> Result<Preview> {
+    /// `repositories`: those that have a copy, in the order in which they are read.
+    pub fn preview(&self, options: &Options, repositories: &[&str]) -> Result<Preview> {
+        let subject = &self.subject;
+        let (id, instance) = subject.backup.clone().unzip();
         Ok(Preview {
-            id: selected.manifest.id.clone(),
-            instance: selected.manifest.instance.clone(),
-            database: selected.manifest.database.clone(),
+            from_file: id.is_none().then(|| subject.name.clone()),
+            id,
+            instance,
+            database: subject.database.clone(),
             into: self.into.clone(),
             server: self.target.address(),
             role: self.target.user().to_owned(),
             client: self.target.tools.version.text.clone(),
-            repositories: selected.sources.names().into_iter().map(str::to_owned).collect(),
-            plain_bytes: selected.manifest.plain.size_bytes,
+            repositories: repositories.iter().map(|&name| name.to_owned()).collect(),
+            plain_bytes: subject.plain_bytes,
             scratch: options.scratch.clone(),
             roles_to_create: self.missing_roles.iter().cloned().collect(),
             steps: self.steps(options)?,
@@ -364,35 +250,90 @@ impl Plan {
             steps.push(sql.clone());
         }
         steps.extend(self.missing_roles.iter().map(|role| format!("CREATE ROLE {} …", quote_ident(role))));
-        steps.push(self.call(options).program(None)?.command_line());
-        if options.analyze == Analyze::Stages {
-            steps.push("vacuumdb --analyze-in-stages".to_owned());
+        let list = self.chosen.as_ref().map(|_| Path::new("LIST"));
+        let folder = (self.subject.form == Form::Directory).then(|| Path::new("DIRECTORY"));
+        steps.push(self.call(options, list).program(folder)?.command_line());
+        if let Some(chosen) = &self.chosen {
+            steps.push(format!("of its {} entries, those of the list: {}", self.entries(), chosen.len()));
         }
-        steps.push("set owner, rights, settings, connection limit and comment".to_owned());
-        if let Way::Create { unfinished, .. } = &self.way {
+        if options.analyze == Analyze::Stages {
+            steps.push(
+                if self.way == Way::IntoExisting {
+                    "ANALYZE what was restored"
+                } else {
+                    "vacuumdb --analyze-in-stages"
+                }
+                .to_owned(),
+            );
+        }
+        if self.way != Way::IntoExisting && self.subject.known != Known::Nothing {
+            steps.push(
+                match options.ownership {
+                    Ownership::AsDumped => "set owner, rights, settings, connection limit and comment",
+                    Ownership::OfRestorer => "set rights, settings, connection limit and comment",
+                }
+                .to_owned(),
+            );
+        }
+        if let Way::Create { unfinished, replaces, .. } = &self.way {
             let (from, to) = (quote_ident(unfinished), quote_ident(&self.into));
+            if let Some(replaces) = replaces {
+                steps.push(format!(
+                    "ALTER DATABASE {to} RENAME TO {}, in one transaction with",
+                    quote_ident(&replaces.name_after)
+                ));
+            }
             steps.push(format!("ALTER DATABASE {from} RENAME TO {to}"));
         }
         Ok(steps)
     }
 
-    /// The call of `pg_restore`.
-    pub(super) fn call(&self, options: &Options) -> Call<'_> {
-        let one = self.way == Way::IntoEmpty
-            && Call::allows_one_transaction(&self.target, self.format, options.jobs, options.on_error);
+    fn entries(&self) -> usize {
+        self.subject.front.as_ref().map_or(0, |front| front.entries().len())
+    }
+
+    /// The call of `pg_restore` or `psql`.
+    pub(super) fn call<'a>(&'a self, options: &Options, list: Option<&'a Path>) -> Call<'a> {
         Call {
-            format: self.format,
             target: &self.target,
             database: self.way.working_name(&self.into),
+            form: self.subject.form,
             jobs: options.jobs,
             on_error: options.on_error,
-            transactions: if one { Transactions::One } else { Transactions::Many },
+            transactions: self.transactions(options),
+            ownership: options.ownership,
+            privileges: options.privileges,
+            cleans: options.existing == Existing::Clean,
+            keeps_rows_apart: self.way == Way::IntoExisting,
+            list,
         }
+    }
+
+    fn transactions(&self, options: &Options) -> Transactions {
+        let was_there = matches!(self.way, Way::IntoEmpty | Way::IntoExisting);
+        let one = options.atomicity == Atomicity::OneTransaction
+            || (was_there
+                && Call::allows_one_transaction(&self.target, self.subject.form, options.jobs, options.on_error));
+        if one { Transactions::One } else { Transactions::Many }
+    }
+
+    /// Where one transaction is wanted, or all that saves what is there, the programs must be able to.
+    fn check_transactions(&self, options: &Options) -> Result<()> {
+        let wanted = options.atomicity == Atomicity::OneTransaction
+            || (self.way == Way::IntoExisting && options.jobs.get() == 1 && options.on_error == OnError::Stop);
+        if !wanted || Call::allows_one_transaction(&self.target, self.subject.form, options.jobs, options.on_error) {
+            return Ok(());
+        }
+        let (clients, server) = (&self.target.tools.version, self.target.server_version() / 10_000);
+        let what = format!("pg_restore {clients} cannot restore to PostgreSQL {server} in one transaction");
+        Err(Error::refused(what)
+            .because("it sets transaction_timeout, which that server does not know")
+            .hint("name clients of PostgreSQL 16 or older with --bin-dir, as new as the dump's"))
     }
 
     /// Whether a failure leaves a part in a database that was there before.
     pub(super) fn may_leave_a_part(&self, options: &Options) -> bool {
-        self.way == Way::IntoEmpty
-            && (options.on_error == OnError::GoOn || self.call(options).transactions == Transactions::Many)
+        !matches!(self.way, Way::Create { .. })
+            && (options.on_error == OnError::GoOn || self.transactions(options) == Transactions::Many)
     }
 }

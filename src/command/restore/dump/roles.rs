@@ -17,7 +17,7 @@ pub struct Globals {
 }
 
 /// A role as it was. Its texts are SQL, quoted as they were.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Role {
     attributes: Vec<Attribute>,
     /// `ALTER ROLE … SET …`, whole.
@@ -33,6 +33,7 @@ impl std::fmt::Debug for Role {
     }
 }
 
+#[derive(Clone)]
 struct Attribute {
     kind: AttributeKind,
     sql: String,
@@ -75,6 +76,18 @@ impl Globals {
     pub fn without_bootstrap(mut self, name: &str) -> Self {
         self.roles.remove(name);
         self
+    }
+
+    /// With other roles in memberships: what belonged to a role that is mapped belongs to another one.
+    pub fn with_members(&self, map: &BTreeMap<String, String>) -> Self {
+        let mapped = |name: &String| map.get(name).unwrap_or(name).clone();
+        let membership = |one: &Membership| Membership {
+            parent: mapped(&one.parent),
+            member: mapped(&one.member),
+            grantor: one.grantor.as_ref().map(mapped),
+            ..one.clone()
+        };
+        Self { roles: self.roles.clone(), memberships: self.memberships.iter().map(membership).collect() }
     }
 
     fn take(&mut self, statement: &Statement<'_>) -> Result<()> {

@@ -1,15 +1,21 @@
 //! A planned restore to a server, carried out.
 
-use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
+use std::collections::BTreeMap;
+use std::io::Write as _;
 
+use tokio_postgres::Client;
+
+use super::body::{Body, Form};
 use super::client::{self, Complaints};
 use super::database;
-use super::delivered::{Delivered, deliver};
-use super::plan::{Leftover, Plan, Way};
+use super::decode::decode;
+use super::log::Log;
+use super::plan::Plan;
 use super::roles::{Step, StepKind};
+use super::subject::{DATABASE, Known, mapped_item};
 use super::target::{has_oid, is_duplicate};
-use super::{Analyze, Context, Item, OnError, Options, Selected, Stage};
+use super::way::{self, Leftover, Way};
+use super::{Analyze, Context, Item, OnError, Options, Ownership, Privileges, Selected, SourceCopy, Stage};
 use crate::command::stage::{At as _, Failed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pg::ident::{quote_ident, quote_literal};
@@ -19,21 +25,31 @@ use crate::progress::Unit;
 pub struct Restorer<'a> {
     pub context: &'a Context,
     pub options: &'a Options,
-    pub selected: &'a Selected,
     pub plan: &'a Plan,
+    pub log: &'a Log,
 }
+
+/// Where the archive is.
+pub enum Archived<'a> {
+    Backup(&'a Selected),
+    AtHand(Body),
+}
+
+/// Where errors are passed over, half of what was there and half of what came would be mixed.
+const IN_THE_WAY: &str = "nothing was changed, unless a warning says so; what is there already is in the way: rename or \
+    drop it, or let --clean --if-exists drop what is restored first; what it depends on must be there";
 
 impl Restorer<'_> {
     /// On a failure nothing is left of a database that was created here, except where errors are passed over.
-    pub async fn restore(&self, item: &mut Item) -> Result<(), Failed<Stage>> {
+    pub async fn restore(&self, archived: Archived<'_>, item: &mut Item) -> Result<(), Failed<Stage>> {
         item.warnings.extend(self.plan.warnings.iter().cloned());
         self.claim().await.at(Stage::Claim)?;
-        let delivered = deliver(self.context, self.options, self.selected);
-        let delivered = self.context.interrupt.guard(delivered).await.at(Stage::Archive)?;
+        let guard = &self.context.interrupt;
+        let body = guard.guard(self.body(archived)).await.at(Stage::Archive)?;
         self.make_room().await.at(Stage::Create)?;
         self.create().await.at(Stage::Create)?;
         let made = self.identify().await.at(Stage::Create)?;
-        let failed = match self.fill(item, made, delivered).await {
+        let failed = match self.fill(item, made, &body).await {
             Ok(()) => return Ok(()),
             // Counted errors; the database is there, under its name.
             Err(failed) if failed.error.kind == Kind::Partial => return Err(failed),
@@ -42,6 +58,7 @@ impl Restorer<'_> {
         let error = self.take_away(failed.error, Some(made), &mut item.warnings).await;
         let may_go_on = error.kind == Kind::Tool && self.options.on_error == OnError::Stop;
         let error = match error.next_step() {
+            None if may_go_on && self.plan.way == Way::IntoExisting => error.hint(IN_THE_WAY),
             None if may_go_on => error.hint("--keep-going restores everything else, and lists what it could not"),
             _ => error,
         };
@@ -52,10 +69,26 @@ impl Restorer<'_> {
         let (into, address) = (&self.plan.into, self.plan.target.address());
         if self.plan.target.claim(into).await? {
             // Another restore may have ended between our look and our claim.
-            return super::plan::still_free(self.plan).await;
+            return way::still_free(self.plan).await;
         }
         Err(Error::new(Kind::Locked, format!("another restore into database {into:?} on {address} is under way"))
             .hint("wait until it has ended, or restore under another name with --into"))
+    }
+
+    /// The archive, checked to its end before the target is touched.
+    async fn body(&self, archived: Archived<'_>) -> Result<Body> {
+        let selected = match archived {
+            Archived::Backup(selected) => selected,
+            Archived::AtHand(body) => {
+                if matches!(body.form(), Form::Tar | Form::Directory) {
+                    client::check_whole(&self.plan.target, &self.context.interrupt, &body).await?;
+                }
+                return Ok(body);
+            }
+        };
+        let (context, options) = (self.context, self.options);
+        let decoded = async |copy: &SourceCopy| decode(context, options, selected, copy).await;
+        selected.sources.deliver("the archive", decoded).await
     }
 
     async fn make_room(&self) -> Result<()> {
@@ -78,9 +111,9 @@ impl Restorer<'_> {
         // Not guarded: a server that was left alone with CREATE DATABASE ends it, and then nobody knows of it.
         let client = self.plan.target.session().client();
         client.batch_execute(sql).await.map_err(|error| self.not_created(&error))?;
-        let id = &self.selected.manifest.id;
+        let name = &self.plan.subject.name;
         let since = self.context.clock.now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        let comment = format!("{}{id}, begun {since}", database::UNFINISHED_COMMENT);
+        let comment = format!("{}{name}, begun {since}", database::UNFINISHED_COMMENT);
         let sql = format!("COMMENT ON DATABASE {} IS {}", quote_ident(unfinished), quote_literal(&comment));
         if let Err(error) = client.batch_execute(&sql).await {
             let error = Error::new(Kind::Tool, format!("comment on database {unfinished:?}")).because(error);
@@ -90,12 +123,13 @@ impl Restorer<'_> {
     }
 
     fn not_created(&self, error: &tokio_postgres::Error) -> Error {
-        let Plan { into, details, .. } = self.plan;
+        let Plan { into, subject, .. } = self.plan;
         let cause = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
         let created = Error::new(Kind::Tool, format!("create database {into:?}")).because(cause.clone());
-        let database = &details.description.database;
+        let database = &subject.description.database;
         // Message texts are translated by the server; what fails with a locale names it.
-        let locale = [&database.collate, &database.ctype].into_iter().find(|locale| cause.contains(locale.as_str()));
+        let locale = [&database.collate, &database.ctype].into_iter();
+        let locale = locale.filter(|locale| !locale.is_empty()).find(|locale| cause.contains(locale.as_str()));
         match locale {
             Some(locale) => created.hint(format!(
                 "the server's host lacks locale {locale:?}: install it (Debian: add it to /etc/locale.gen and run \
@@ -116,21 +150,17 @@ impl Restorer<'_> {
     }
 
     /// Everything between an empty database and a whole one.
-    async fn fill(&self, item: &mut Item, made: u32, delivered: Delivered) -> Result<(), Failed<Stage>> {
+    async fn fill(&self, item: &mut Item, made: u32, body: &Body) -> Result<(), Failed<Stage>> {
         let mut tolerated = Tolerated { on_error: self.options.on_error, words: Vec::new(), count: 0 };
         let guard = &self.context.interrupt;
         guard.guard(self.create_roles(item, &mut tolerated)).await.at(Stage::Roles)?;
         guard.guard(self.rehearse()).await.at(Stage::Finish)?;
         guard.guard(self.drop_public(&mut item.warnings)).await.at(Stage::Create)?;
         guard.guard(self.give_away(&mut tolerated)).await.at(Stage::Roles)?;
-        let complaints = self.run_pg_restore(&delivered).await.at(Stage::Restore)?;
+        let complaints = self.run_pg_restore(body).await.at(Stage::Restore)?;
         tolerated.add(complaints);
-        if self.options.analyze == Analyze::Stages {
-            let (target, name) = (&self.plan.target, self.plan.way.working_name(&self.plan.into));
-            let analyzed = client::analyze(self.context, target, name, self.options.jobs).await;
-            item.warnings.extend(analyzed.at(Stage::Analyze)?);
-        }
-        guard.guard(self.finish(made, &mut tolerated)).await.at(Stage::Finish)?;
+        self.analyze(item).await.at(Stage::Analyze)?;
+        guard.guard(self.finish(item, made, &mut tolerated)).await.at(Stage::Finish)?;
         tolerated.judge(&mut item.warnings).at(Stage::Restore)
     }
 
@@ -178,26 +208,87 @@ impl Restorer<'_> {
     /// The owner of a database may create in its schema public, which whoever is to own a table there must.
     async fn give_away(&self, tolerated: &mut Tolerated) -> Result<()> {
         let Way::Create { unfinished, .. } = &self.plan.way else { return Ok(()) };
-        let sql = self.owner(unfinished);
+        let Some(sql) = self.owner(unfinished) else { return Ok(()) };
         match self.plan.target.session().client().batch_execute(&sql).await {
             Ok(()) => Ok(()),
             Err(error) => tolerated.weigh(Error::new(Kind::Tool, sql).because(error)),
         }
     }
 
-    fn owner(&self, name: &str) -> String {
-        let owner = &self.plan.details.description.database.owner;
-        format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(owner))
+    /// `None`: it belongs to whoever restores.
+    fn owner(&self, name: &str) -> Option<String> {
+        let owner = &self.plan.subject.description.database.owner;
+        let given = self.options.ownership == Ownership::AsDumped && !owner.is_empty();
+        given.then(|| format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(owner)))
     }
 
-    async fn run_pg_restore(&self, delivered: &Delivered) -> Result<Complaints> {
-        let task = self.context.monitor.task(&self.plan.into, Unit::Items, delivered.entries_with_data());
-        let call = self.plan.call(self.options);
-        call.run(self.context, delivered, task).await.doing(Kind::Tool, || format!("restore into {:?}", self.plan.into))
+    async fn run_pg_restore(&self, body: &Body) -> Result<Complaints> {
+        let task = self.context.monitor.task(&self.plan.into, Unit::Items, body.blocks());
+        let list = match &self.plan.chosen {
+            Some(chosen) => Some(self.list_file(&chosen.list())?),
+            None => None,
+        };
+        let call = self.plan.call(self.options, list.as_ref().map(tempfile::NamedTempFile::path));
+        let run = call.run(self.context, body, self.log, task);
+        run.await.doing(Kind::Tool, || format!("restore into {:?}", self.plan.into))
+    }
+
+    /// `pg_restore` opens the list by its name; it holds numbers and nothing else.
+    fn list_file(&self, list: &str) -> Result<tempfile::NamedTempFile> {
+        let doing = || format!("write a list in {:?}", self.options.scratch);
+        let made = tempfile::Builder::new().prefix("pgkeep-").suffix(".list").tempfile_in(&self.options.scratch);
+        let mut file = made.doing(Kind::Storage, doing)?;
+        file.write_all(list.as_bytes()).doing(Kind::Storage, doing)?;
+        Ok(file)
+    }
+
+    async fn analyze(&self, item: &mut Item) -> Result<()> {
+        if self.options.analyze == Analyze::No {
+            return Ok(());
+        }
+        if self.plan.way == Way::IntoExisting {
+            let analyzed = self.context.interrupt.guard(self.analyze_restored()).await;
+            if let Err(error) = analyzed {
+                if self.context.interrupt.is_requested() {
+                    return Err(error);
+                }
+                item.warnings.push(format!("the planner has no statistics of what was restored: {error}; run ANALYZE"));
+            }
+            return Ok(());
+        }
+        let (target, name) = (&self.plan.target, self.plan.way.working_name(&self.plan.into));
+        let analyzed = client::analyze(self.context, target, name, self.options.jobs, self.log).await?;
+        item.warnings.extend(analyzed);
+        Ok(())
+    }
+
+    /// Only the tables that were restored: three passes over the others would take the statistics away that they have.
+    async fn analyze_restored(&self) -> Result<()> {
+        let session = self.plan.target.session_in(Some(&self.plan.into)).await?;
+        let Some(front) = &self.plan.subject.front else {
+            self.log.line("run ANALYZE");
+            session.client().batch_execute("ANALYZE").await.doing(Kind::Tool, || "analyze the database")?;
+            session.close().await;
+            return Ok(());
+        };
+        let chosen = &self.plan.chosen;
+        let restored = front.entries().iter().map(|front| &front.entry);
+        let restored = restored.filter(|entry| chosen.as_ref().is_none_or(|chosen| chosen.has(entry)));
+        for entry in restored.filter(|entry| matches!(&*entry.desc, "TABLE DATA" | "MATERIALIZED VIEW DATA")) {
+            let schema = entry.namespace.as_deref().unwrap_or("public");
+            let sql = format!("ANALYZE {}.{}", quote_ident(schema), quote_ident(&entry.tag));
+            self.log.line(&format!("run {sql}"));
+            session.client().batch_execute(&sql).await.doing(Kind::Tool, || sql.clone())?;
+        }
+        session.close().await;
+        Ok(())
     }
 
     /// Owner, rights, limit, settings, comment and name at once: before, the database is unfinished; after, it is whole.
-    async fn finish(&self, made: u32, tolerated: &mut Tolerated) -> Result<()> {
+    async fn finish(&self, item: &mut Item, made: u32, tolerated: &mut Tolerated) -> Result<()> {
+        if self.plan.way == Way::IntoExisting {
+            return Ok(());
+        }
         // A new session: the first one was idle for as long as the restore took.
         let session = self.plan.target.session_in(None).await?;
         let client = session.client();
@@ -215,19 +306,24 @@ impl Restorer<'_> {
             return Err(Error::refused(format!("database {name:?} is another one than the one that was filled"))
                 .hint("somebody dropped or renamed it during the restore; start the restore again"));
         }
-        if let Way::Create { unfinished, .. } = &self.plan.way {
-            self.rename(client, unfinished).await?;
+        let mut stays_beside = None;
+        match &self.plan.way {
+            Way::Create { unfinished, replaces: Some(replaced), .. } => {
+                stays_beside = self.swap(client, unfinished, replaced).await?;
+            }
+            Way::Create { unfinished, .. } => self.rename(client, unfinished, &self.plan.into).await?,
+            Way::IntoEmpty | Way::IntoExisting => {}
         }
         client.batch_execute("COMMIT").await.doing(Kind::Tool, || "commit the last step")?;
         session.close().await;
-        Ok(())
+        self.tell_of_swap(item, stays_beside)
     }
 
     /// Runs the last statements and takes them back: a setting that this server does not know is to be found now, not
     /// after hours, where it would cost everything that was restored. In a session of its own, whose end on an
     /// interruption takes its locks away before the database is dropped.
     async fn rehearse(&self) -> Result<()> {
-        if self.options.on_error == OnError::GoOn {
+        if self.options.on_error == OnError::GoOn || self.plan.way == Way::IntoExisting {
             return Ok(());
         }
         let session = self.plan.target.session_in(None).await?;
@@ -249,34 +345,63 @@ impl Restorer<'_> {
 
     /// Everything of the last step but the name.
     async fn last_statements(&self, session: &Session, tolerated: &mut Tolerated) -> Result<Vec<Last>> {
-        let Plan { target, into, details, way, .. } = self.plan;
+        let Plan { target, into, subject, way, .. } = self.plan;
         let name = way.working_name(into);
-        let database = &details.description.database;
-        let mut statements = vec![self.owner(name)];
-        if let Some(acl) = &database.acl {
-            match target.rights(session, acl).await {
-                Ok(rights) => statements.extend(database::rights(name, &database.owner, &rights)),
+        let database = &subject.description.database;
+        let quoted = quote_ident(name);
+        let was_made = matches!(way, Way::Create { .. });
+        if subject.known == Known::Nothing {
+            // The comment says that it is unfinished.
+            let sql = was_made.then(|| format!("COMMENT ON DATABASE {quoted} IS NULL"));
+            return Ok(sql.into_iter().map(Last::shown).collect());
+        }
+        let mut statements: Vec<String> = self.owner(name).into_iter().collect();
+        if let Some(acl) = database.acl.as_ref().filter(|_| self.options.privileges == Privileges::AsDumped) {
+            let (owner, acl) = self.rights_of(acl).await?;
+            match target.rights(session, &acl).await {
+                Ok(rights) => statements.extend(database::rights(name, &owner, &rights)),
                 Err(error) => tolerated.weigh(error)?,
             }
         }
         let limit = database.connection_limit;
-        statements.push(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)));
+        statements.push(format!("ALTER DATABASE {quoted} CONNECTION LIMIT {limit}"));
         if database.is_template {
-            statements.push(format!("ALTER DATABASE {} IS_TEMPLATE true", quote_ident(name)));
+            statements.push(format!("ALTER DATABASE {quoted} IS_TEMPLATE true"));
         }
         let comment = database.comment.as_deref().map_or("NULL".to_owned(), quote_literal);
-        statements.push(format!("COMMENT ON DATABASE {} IS {comment}", quote_ident(name)));
-        let settings = details.description.settings.iter().map(|setting| Last {
+        statements.push(format!("COMMENT ON DATABASE {quoted} IS {comment}"));
+        let settings = subject.description.settings.iter().map(|setting| Last {
             told: database::setting_subject(name, setting),
             sql: database::setting(name, setting),
         });
-        Ok(statements.into_iter().map(|sql| Last { told: sql.clone(), sql }).chain(settings).collect())
+        let properties = subject.properties.iter().filter(|sql| self.wants_property(sql)).map(|sql| Last {
+            // A setting may be a secret.
+            told: sql.split(DATABASE).next().unwrap_or_default().to_owned() + &quoted,
+            sql: sql.replace(DATABASE, &quoted),
+        });
+        Ok(statements.into_iter().map(Last::shown).chain(settings).chain(properties).collect())
+    }
+
+    fn wants_property(&self, sql: &str) -> bool {
+        let of_rights = ["GRANT", "REVOKE", "SET SESSION", "RESET SESSION"];
+        self.options.privileges == Privileges::AsDumped || !of_rights.iter().any(|word| sql.starts_with(word))
+    }
+
+    /// Whoever restores stands for the owner where owners are left out.
+    async fn rights_of(&self, acl: &[String]) -> Result<(String, Vec<String>)> {
+        let owner = &self.plan.subject.description.database.owner;
+        if self.options.ownership == Ownership::AsDumped {
+            return Ok((owner.clone(), acl.to_vec()));
+        }
+        let me = self.plan.target.me().await?.name;
+        let map = BTreeMap::from([(owner.clone(), me.clone())]);
+        Ok((me, acl.iter().map(|item| mapped_item(item, &map)).collect()))
     }
 
     /// template0 has a schema public, and `pg_dump` does not say where there was none.
     async fn drop_public(&self, warnings: &mut Vec<String>) -> Result<()> {
         let Way::Create { unfinished, .. } = &self.plan.way else { return Ok(()) };
-        if !self.plan.details.description.database.lacks_public {
+        if !self.plan.subject.description.database.lacks_public {
             return Ok(());
         }
         let session = self.plan.target.session_in(Some(unfinished)).await?;
@@ -286,31 +411,6 @@ impl Restorer<'_> {
         }
         session.close().await;
         Ok(())
-    }
-
-    async fn rename(&self, client: &Client, unfinished: &str) -> Result<()> {
-        // Whoever looks into every database (a monitoring agent) may be in this one, too, and keep its name.
-        let others = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-                       WHERE datname = $1::pg_catalog.text AND pid <> pg_catalog.pg_backend_pid()";
-        if let Err(error) = client.query("SAVEPOINT others", &[]).await {
-            return Err(error).doing(Kind::Tool, || "set a savepoint");
-        }
-        if client.query(others, &[&unfinished]).await.is_err() {
-            // The rename says who is in the way.
-            client
-                .batch_execute("ROLLBACK TO SAVEPOINT others")
-                .await
-                .doing(Kind::Tool, || "go back to the savepoint")?;
-        }
-        let into = &self.plan.into;
-        let sql = format!("ALTER DATABASE {} RENAME TO {}", quote_ident(unfinished), quote_ident(into));
-        client.batch_execute(&sql).await.map_err(|error| match error.code() {
-            Some(&SqlState::DUPLICATE_DATABASE) => {
-                Error::refused(format!("database {into:?} was created by somebody else during the restore"))
-                    .hint("it was not touched; restore under another name with --into")
-            }
-            _ => Error::new(Kind::Tool, format!("rename database {unfinished:?} to {into:?}")).because(error),
-        })
     }
 
     /// Removes what a failure left, and says what could not be removed. What has its name and another oid than `made`
@@ -337,6 +437,12 @@ impl Restorer<'_> {
 struct Last {
     told: String,
     sql: String,
+}
+
+impl Last {
+    fn shown(sql: String) -> Self {
+        Self { told: sql.clone(), sql }
+    }
 }
 
 /// Errors that are passed over, if they may be.

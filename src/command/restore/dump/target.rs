@@ -156,6 +156,11 @@ impl Target {
         Ok(program.arg("--no-password"))
     }
 
+    /// One of the client programs, for work that takes no server.
+    pub fn client_without_server(&self, name: &str) -> Result<Program> {
+        self.tools.client(name, &self.environment, &self.connection, &[("LC_ALL", "C")])
+    }
+
     pub fn dbname_argument(&self, database: &str) -> String {
         self.connection.dbname_argument(database)
     }
@@ -224,6 +229,19 @@ impl Target {
             comment: comment(&row),
             sessions: row.get(3),
         }))
+    }
+
+    /// Whether this session is in the database of this name.
+    pub fn works_in(&self, database: &str) -> bool {
+        self.session.endpoint().dbname == database
+    }
+
+    /// Whether the role owns the database, as renaming takes; that it may create databases is asked elsewhere.
+    pub async fn may_rename(&self, database: &str) -> Result<bool> {
+        let query = "SELECT pg_catalog.pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database
+                      WHERE datname = $1::pg_catalog.text";
+        let row = self.session.client().query_one(query, &[&database]).await;
+        Ok(row.doing(Kind::Tool, || format!("ask who owns database {database:?}"))?.get(0))
     }
 
     /// Keeps other restores away from the database of this name until the session ends; false if another one does.
@@ -367,6 +385,30 @@ pub async fn contents(session: &Session) -> Result<Vec<(String, Vec<String>, i64
         session.client().query(query.as_str(), &[]).await.doing(Kind::Tool, || "look at what the target holds")?;
     let garbled = || vec!["a name that is not UTF-8".to_owned()];
     Ok(rows.iter().map(|row| (row.get(0), row.try_get(1).unwrap_or_else(|_| garbled()), row.get(2))).collect())
+}
+
+/// Who uses a database, a line each: `app from 10.0.0.7 (psql, idle)`.
+pub async fn sessions_in(client: &tokio_postgres::Client, database: &str) -> Result<Vec<String>> {
+    let query = "
+        SELECT pg_catalog.concat(coalesce(usename::pg_catalog.text, 'the server'),
+                                 ' from ' || pg_catalog.host(client_addr),
+                                 ' (' || pg_catalog.concat_ws(', ', nullif(application_name, ''), state,
+                                                              'pid ' || pid::pg_catalog.text) || ')')
+          FROM pg_catalog.pg_stat_activity
+         WHERE datname = $1::pg_catalog.text AND backend_type IS DISTINCT FROM 'autovacuum worker'
+         ORDER BY pid LIMIT 20";
+    let doing = || format!("ask who uses database {database:?}");
+    // Within a transaction the first look is remembered.
+    client.execute("SELECT pg_catalog.pg_stat_clear_snapshot()", &[]).await.doing(Kind::Tool, doing)?;
+    let rows = client.query(query, &[&database]).await.doing(Kind::Tool, doing)?;
+    Ok(rows.iter().filter_map(|row| row.try_get(0).ok()).collect())
+}
+
+/// The schemas of the session's database but those of the system.
+pub async fn schemas(session: &Session) -> Result<BTreeSet<String>> {
+    let query = "SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_'";
+    let rows = session.client().query(query, &[]).await.doing(Kind::Tool, || "read pg_namespace")?;
+    Ok(rows.iter().filter_map(|row| row.try_get(0).ok()).collect())
 }
 
 /// Whether the database of this name is the one of this oid.
