@@ -86,7 +86,7 @@ pub async fn read_archive<W: Write + Send + 'static>(
     task: Arc<dyn Task>,
 ) -> Result<(Archive, W)> {
     match read_dump(repository, stem, manifest, output, threads, task).await? {
-        (Content::Archive(archive), output) => Ok((archive, output)),
+        (Content::Archive(archive), output) => Ok((*archive, output)),
         (Content::Script(_), _) => Err(Error::refused(format!("{stem} is a script, which is not for pg_restore"))),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::Timelike as _;
 use futures_util::future::join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::document;
 use super::intent::{Claim, Intent};
@@ -24,6 +25,9 @@ use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::storage::{Fault, Key, ObjectWriter};
 use crate::stream::seal;
+
+/// Objects that a store is asked about at the same time.
+const CONFIRMED_AT_ONCE: usize = 8;
 
 /// How many seconds in a row may be taken before something is wrong.
 const CLAIMS: usize = 10;
@@ -266,15 +270,19 @@ impl BackupWriter {
         Err(error)
     }
 
-    /// The store's own word for every object and its size.
+    /// The store's own word for every object and its size. A directory has thousands of them, and every answer takes its
+    /// way: a few are asked for at once.
     async fn confirm_objects(&self, manifest: &DumpManifest) -> Result<()> {
-        for object in &manifest.objects {
-            let key = object.key(self.instance());
-            let head = self.repository.storage().head(&key).await?;
-            if head.size_bytes != object.size_bytes {
-                let cause = format!("{} bytes were sent, the store has {}", object.size_bytes, head.size_bytes);
-                return Err(Error::new(Kind::Verification, format!("confirm {key}")).because(cause));
-            }
+        let confirmed = manifest.objects.iter().map(|object| self.confirm_object(object));
+        stream::iter(confirmed).buffer_unordered(CONFIRMED_AT_ONCE).try_collect().await
+    }
+
+    async fn confirm_object(&self, object: &StoredObject) -> Result<()> {
+        let key = object.key(self.instance());
+        let head = self.repository.storage().head(&key).await?;
+        if head.size_bytes != object.size_bytes {
+            let cause = format!("{} bytes were sent, the store has {}", object.size_bytes, head.size_bytes);
+            return Err(Error::new(Kind::Verification, format!("confirm {key}")).because(cause));
         }
         Ok(())
     }

@@ -619,6 +619,60 @@ pub(super) mod tests {
         let body = manifest.to_json().unwrap();
         assert!((body.len() as u64) < document::LIMIT_BYTES, "{}", body.len());
         assert_eq!(DumpManifest::from_json(&body, &main, &stem).unwrap(), manifest);
+
+        // And one of a directory, encrypted, of as many files as a dump makes.
+        let packing = Packing::ZSTD.encrypted();
+        let large_objects = (0..9_000).map(|n| Member::LargeObject(u32::MAX - n));
+        let ending = |member| Ending::Member { member, packing };
+        let object = |member| StoredObject::new(&stem, ending(member), stored);
+        manifest.objects = [Member::Toc].into_iter().chain(large_objects).map(object).collect();
+        manifest.archive_format = ArchiveFormat::Directory;
+        let recipients = vec!["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p".to_owned()];
+        manifest.encryption = Some(Encryption { method: EncryptionMethod::Age, recipients });
+        let body = manifest.to_json().unwrap();
+        assert!((body.len() as u64) < document::LIMIT_BYTES, "{}", body.len());
+        assert_eq!(DumpManifest::from_json(&body, &main, &stem).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_directory_is_its_members_each_once_with_a_table_of_contents() {
+        let mut manifest = sample(&"main".parse().unwrap(), "shop", "2025-01-31T02:03:04Z".parse().unwrap());
+        let stem = DumpStem::new("shop", Stamp::of(manifest.started_at), "db1");
+        manifest.archive_format = ArchiveFormat::Directory;
+        let member = |member| Ending::Member { member, packing: Packing::ZSTD };
+        let (toc, one, two) = (member(Member::Toc), member(Member::Data(1)), member(Member::Data(2)));
+        let checksum = Ending::checksum(Form::Directory, Packing::ZSTD);
+        let with = |endings: &[Ending]| {
+            let object = |ending: &Ending| StoredObject::new(&stem, *ending, Fingerprint::of(b"x"));
+            let objects = endings.iter().map(object).collect();
+            read(&DumpManifest { objects, ..manifest.clone() }, &stem.to_string())
+        };
+        for good in [&[toc][..], &[two, toc, one, checksum, Ending::DETAILS]] {
+            assert_eq!(with(good).unwrap().form(), Form::Directory);
+        }
+        let plain = Ending::Member { member: Member::Data(3), packing: Packing::PLAIN };
+        let foreign = Ending::checksum(Form::Custom, Packing::ZSTD);
+        for wrong in [
+            &[][..],
+            &[checksum],
+            &[one],
+            &[toc, one, one],
+            &[toc, plain],
+            &[toc, Ending::archive(Packing::ZSTD)],
+            &[toc, foreign],
+        ] {
+            assert_eq!(with(wrong).unwrap_err().kind, Kind::Verification, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_digest_of_a_directory_does_not_depend_on_the_order_of_its_files() {
+        let file = |member, content: &[u8]| (member, Fingerprint::of(content));
+        let files = [file(Member::Data(10), b"ten"), file(Member::Data(9), b"nine"), file(Member::Toc, b"toc")];
+        let lines = files.map(|(member, plain)| format!("{member} {} {}\n", plain.size_bytes, plain.sha256)).concat();
+        let expected = Fingerprint { size_bytes: 10, sha256: Sha256::of(lines.as_bytes()) };
+        assert_eq!(DumpManifest::of_directory(&files), expected);
+        assert_eq!(DumpManifest::of_directory(files.iter().rev()), expected);
     }
 
     #[test]

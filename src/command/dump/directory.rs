@@ -86,7 +86,7 @@ pub async fn store(
     let (archive, plain) =
         watcher.finish().map_err(|error| archive::with_words(error, &warnings)).at(Stage::Archive)?;
     tracing::info!("stored {}: {} bytes in {} files", copies.stem(), plain.size_bytes, count);
-    Ok(StoredArchive { content: Content::Archive(archive), plain, program: path, warnings })
+    Ok(StoredArchive { content: Content::Archive(Box::new(archive)), plain, program: path, warnings })
 }
 
 fn refuse_what_cannot_be(options: &Options, source: &Source, snapshot: &Snapshot) -> Result<()> {

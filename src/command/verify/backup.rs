@@ -307,7 +307,8 @@ impl Reader<'_> {
         let manifest = &self.backup.manifest;
         let read = match manifest.form() {
             Form::Directory => {
-                read_directory(self.repository, stem, manifest, None, threads, task).await.map(Content::Archive)
+                let read = read_directory(self.repository, stem, manifest, None, threads, task).await;
+                read.map(|archive| Content::Archive(Box::new(archive)))
             }
             _ => {
                 let read = read_dump(self.repository, stem, manifest, std::io::sink(), threads, task).await;

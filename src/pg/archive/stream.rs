@@ -57,8 +57,8 @@ impl StreamReader {
     /// Proves that everything has come.
     pub fn finish(self) -> Result<Content> {
         match self {
-            Self::Custom(reader) => reader.finish().map(Content::Archive),
-            Self::Tar(reader) => reader.finish().map(Content::Archive),
+            Self::Custom(reader) => reader.finish().map(|archive| Content::Archive(Box::new(archive))),
+            Self::Tar(reader) => reader.finish().map(|archive| Content::Archive(Box::new(archive))),
             Self::Script(reader) => reader.finish().map(Content::Script),
             Self::GzipScript(reader) => reader.finish().map(Content::Script),
         }
@@ -68,7 +68,7 @@ impl StreamReader {
 /// What a dump holds that was read to its end.
 #[derive(Debug)]
 pub enum Content {
-    Archive(Archive),
+    Archive(Box<Archive>),
     /// SQL without a table of contents.
     Script(Script),
 }

@@ -52,7 +52,7 @@ async fn stream(
         (Content::Archive(archive), _) => {
             let (_, shift) = mapper.finish().map_err(Unread::ForGood)?;
             body::complete(&kept, &archive, shift.as_ref()).map_err(Unread::ForGood)?;
-            Ok(Body::Custom { archive: Box::new(archive), file: kept })
+            Ok(Body::Custom { archive, file: kept })
         }
         (Content::Script(_), Form::GzipScript) => unzipped(options, kept).await.map_err(Unread::ForGood),
         (Content::Script(_), _) => Ok(Body::Script(kept)),
