@@ -63,7 +63,8 @@ fn a_part_is_what_was_chosen_and_not_a_backup_of_the_whole() {
     assert_eq!((&whole.manifest["filtered"], &whole.manifest["filter"]), (&json!(false), &Value::Null));
     assert_eq!(whole.details().get("choice"), None);
 
-    let cases: [(&[&str], &[&str], &[&str], &[&str]); 8] = [
+    type Words = &'static [&'static str];
+    let cases: [(Words, Words, Words, Words); 8] = [
         (
             &["-n", "sales"],
             &["--schema=sales"],
