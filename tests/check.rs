@@ -66,8 +66,7 @@ fn an_outdated_client_is_a_warning_and_a_missing_one_a_failure() {
     let bin = workspace.path("bin");
     fs::create_dir(&bin).unwrap();
     let pg_dump = bin.join("pg_dump");
-    fs::write(&pg_dump, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 15.3'\n").unwrap();
-    fs::set_permissions(&pg_dump, fs::Permissions::from_mode(0o755)).unwrap();
+    common::executable(&pg_dump, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 15.3'\n");
     let bin = bin.to_str().unwrap();
     let document = check(&workspace, &["-d", "shop", "--bin-dir", bin, "--json"]).exits(13).json();
     let outdated = of(&document, "tools.outdated");
@@ -303,7 +302,9 @@ fn a_store_that_cannot_be_written_to_is_a_failure() {
     fs::create_dir(&state).unwrap();
     std::os::unix::fs::chown(&state, Some(uid), Some(gid)).unwrap();
     let program = workspace.path("pgkeep");
-    fs::copy(env!("CARGO_BIN_EXE_pgkeep"), &program).unwrap();
+    // By another process: what we write ourselves cannot be started while another test starts something.
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_pgkeep")).arg(&program).status();
+    assert!(copied.unwrap().success());
     let output = std::process::Command::new(&program)
         .args(["check", "--json", "--repo"])
         .arg(workspace.repository())

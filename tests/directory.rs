@@ -4,8 +4,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -38,21 +37,6 @@ fn dump(workspace: &Workspace, more: &[&str]) -> Pgkeep {
     workspace.pgkeep_on(cluster(), [&words, more].concat())
 }
 
-/// A directory with a `pg_dump` that does what `body` says, `$real` being the real one.
-fn client(workspace: &Workspace, body: &str) -> PathBuf {
-    let dir = workspace.path("bin");
-    fs::create_dir(&dir).unwrap();
-    let real = cluster().bin_dir();
-    std::os::unix::fs::symlink(real.join("pg_dumpall"), dir.join("pg_dumpall")).unwrap();
-    let text = format!(
-        "#!/bin/sh\nreal='{}'\nif [ \"$1\" = --version ]; then exec \"$real\" --version; fi\n{body}\n",
-        real.join("pg_dump").display()
-    );
-    fs::write(dir.join("pg_dump"), text).unwrap();
-    fs::set_permissions(dir.join("pg_dump"), fs::Permissions::from_mode(0o755)).unwrap();
-    dir
-}
-
 /// Stored files of directories in the repository, without folders.
 fn members(workspace: &Workspace) -> Vec<String> {
     let names = tree(&workspace.repository().join("main/dumps"));
@@ -76,7 +60,11 @@ fn files_are_stored_while_pg_dump_is_still_at_work_and_what_a_killed_run_left_go
     let workspace = Workspace::new();
     // It writes everything, and then does not end before it may.
     let go = workspace.path("go");
-    let bin = client(&workspace, &format!("\"$real\" \"$@\"; while [ ! -e '{}' ]; do sleep 0.05; done", go.display()));
+    let bin = workspace.client(
+        cluster(),
+        "bin",
+        &format!("\"$real\" \"$@\"; while [ ! -e '{}' ]; do sleep 0.05; done", go.display()),
+    );
     let mut killed = dump(&workspace, &["--bin-dir", bin.to_str().unwrap()]).spawn();
     until("all files are stored", || members(&workspace).len() == 7);
     assert!(!scratch(&workspace).iter().any(|name| name.ends_with(".dat")), "{:?}", scratch(&workspace));
@@ -111,7 +99,7 @@ fn a_pg_dump_that_fails_leaves_nothing() {
         ("exit 0", "no toc.dat"),
     ] {
         let workspace = Workspace::new();
-        let bin = client(&workspace, body);
+        let bin = workspace.client(cluster(), "bin", body);
         let outcome = dump(&workspace, &["--bin-dir", bin.to_str().unwrap()]).run();
         assert_ne!(outcome.exit_code, Some(0), "{}", outcome.transcript());
         assert!(outcome.stderr.contains(said) && outcome.stderr.contains("stage archive"), "{}", outcome.transcript());
@@ -128,7 +116,7 @@ fn a_table_whose_file_is_lost_is_missed() {
         \"$real\" \"$@\" --file=\"$d/../real\"
         one=$(ls \"$d/../real\" | grep '^[0-9]*.dat$' | head -1); rm \"$d/../real/$one\"
         cp \"$d\"/../real/* \"$d\"/";
-    let bin = client(&workspace, body);
+    let bin = workspace.client(cluster(), "bin", body);
     let outcome = dump(&workspace, &["--bin-dir", bin.to_str().unwrap()]).run().exits(6);
     assert!(outcome.stderr.contains("data of TABLE DATA public."), "{}", outcome.transcript());
     assert_eq!((leftovers(&workspace), scratch(&workspace)), (Vec::new(), Vec::new()));
@@ -137,7 +125,7 @@ fn a_table_whose_file_is_lost_is_missed() {
 #[test]
 fn a_signal_ends_it_and_leaves_nothing() {
     let workspace = Workspace::new();
-    let bin = client(&workspace, "\"$real\" \"$@\"; exec sleep 1000");
+    let bin = workspace.client(cluster(), "bin", "\"$real\" \"$@\"; exec sleep 1000");
     let child = dump(&workspace, &["--bin-dir", bin.to_str().unwrap()]).spawn();
     until("files are stored", || members(&workspace).len() > 2);
     assert!(Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success());
@@ -150,7 +138,8 @@ fn a_signal_ends_it_and_leaves_nothing() {
 fn a_repository_that_is_full_fails_or_is_left_out() {
     // Files may not grow over a size that one table has: stores fail in the middle, and so does pg_dump's own file.
     let workspace = Workspace::new();
-    let bin = client(&workspace, "prlimit --pid $$ --fsize=unlimited 2>/dev/null; exec \"$real\" \"$@\"");
+    let bin =
+        workspace.client(cluster(), "bin", "prlimit --pid $$ --fsize=unlimited 2>/dev/null; exec \"$real\" \"$@\"");
     let outcome = dump(&workspace, &["--compress", "none", "--bin-dir", bin.to_str().unwrap()])
         .under(&["prlimit", "--fsize=3000000:unlimited"])
         .run()

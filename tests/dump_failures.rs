@@ -6,8 +6,6 @@ mod common;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -380,24 +378,8 @@ fn one_signal_stops_all_databases() {
     drop(held);
 }
 
-/// A directory with a `pg_dump` that does what `body` says, `$real` being the real one.
-fn client(world: &World, name: &str, body: &str) -> PathBuf {
-    let dir = world.workspace.path(name);
-    fs::create_dir(&dir).unwrap();
-    let real = world.cluster.bin_dir();
-    std::os::unix::fs::symlink(real.join("pg_dumpall"), dir.join("pg_dumpall")).unwrap();
-    let text = format!(
-        "#!/bin/sh\nreal='{}'\nif [ \"$1\" = --version ]; then exec \"$real\" --version; fi\n{body}\n",
-        real.join("pg_dump").display()
-    );
-    let path = dir.join("pg_dump");
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    dir
-}
-
 fn dump_with(world: &World, name: &str, body: &str) -> Pgkeep {
-    let dir = client(world, name, body);
+    let dir = world.workspace.client(&world.cluster, name, body);
     world.dump(&["--bin-dir", dir.to_str().unwrap()])
 }
 
@@ -429,7 +411,7 @@ fn a_pg_dump_that_lies() {
 #[test]
 fn a_pg_dump_that_says_no_version_is_none() {
     let world = World::new();
-    let dir = client(&world, "mute", "");
+    let dir = world.workspace.client(&world.cluster, "mute", "");
     for (version, why) in [
         ("echo rubbish", "\"rubbish\" is not a version"),
         ("echo 'pg_dump (PostgreSQL) 15.0'; exit 1", "ended with exit code 1"),

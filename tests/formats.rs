@@ -294,8 +294,7 @@ fn an_archive_in_lz4_is_followed_and_not_decoded() {
          \"$real\" \"$@\" --compress=0 | {{ dd bs=1 count=11; dd bs=1 count=1 of=/dev/null; printf '\\002'; cat; }} 2>/dev/null\n",
         real.join("pg_dump").display()
     );
-    fs::write(bin.join("pg_dump"), script).unwrap();
-    fs::set_permissions(bin.join("pg_dump"), fs::Permissions::from_mode(0o755)).unwrap();
+    common::executable(&bin.join("pg_dump"), &script);
     world.dump(&workspace, &["--compress", "lz4:2", "--bin-dir", bin.to_str().unwrap()]).run().succeeds();
     let dump = only_dump(&workspace);
     assert_eq!(dump.manifest["compression"], json!({"method": "lz4", "level": 2, "by": "pg_dump"}));

@@ -4,7 +4,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -285,7 +284,7 @@ fn compressed_data_that_do_not_decode_make_no_backup() {
         cp \"$HOME/whole\" \"$HOME/flipped\"
         printf '\\125' | dd of=\"$HOME/flipped\" bs=1 seek=$(( $(stat -c %s \"$HOME/whole\") / 2 )) conv=notrunc 2>/dev/null
         cat \"$HOME/flipped\"; exit 0";
-    let bin = client(&workspace, &world.cluster, body);
+    let bin = workspace.client(&world.cluster, "clients", body);
     let dump = world.dump(&workspace, &["--compress", "gzip:1", "--bin-dir", bin.to_str().unwrap(), "--json"]);
     let outcome = dump.run().exits(6);
     let message = outcome.json()["error"]["message"].as_str().unwrap().to_owned();
@@ -332,27 +331,13 @@ fn what_cannot_be_decoded_is_not_verified() {
     assert_eq!(findings(&outcome)[0].0, "archive-differs", "{}", outcome.transcript());
 }
 
-/// A directory with a `pg_dump` that does what `body` says, `$real` being the real one.
-fn client(workspace: &Workspace, cluster: &Cluster, body: &str) -> PathBuf {
-    let dir = workspace.path("clients");
-    fs::create_dir(&dir).unwrap();
-    std::os::unix::fs::symlink(cluster.bin_dir().join("pg_dumpall"), dir.join("pg_dumpall")).unwrap();
-    let real = cluster.bin_dir().join("pg_dump").display().to_string();
-    let home = workspace.path("home").display().to_string();
-    let head = format!("real='{real}'; HOME='{home}'\nif [ \"$1\" = --version ]; then exec \"$real\" --version; fi");
-    let path = dir.join("pg_dump");
-    fs::write(&path, format!("#!/bin/sh\n{head}\n{body}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    dir
-}
-
 #[test]
 fn a_run_killed_between_parts_leaves_nothing_to_the_next() {
     let (world, workspace) = (World::get(), Workspace::new());
     let gate = workspace.path("gate");
     assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
     let body = format!("\"$real\" \"$@\" | head -c 18000000; exec cat '{}'", gate.display());
-    let bin = client(&workspace, &world.cluster, &body);
+    let bin = workspace.client(&world.cluster, "clients", &body);
     let mut dump = world.dump(&workspace, &["--split", "5M", "--bin-dir", bin.to_str().unwrap()]).spawn();
     let dumps = workspace.repository().join("main/dumps");
     until("a part is whole", || tree(&dumps).iter().any(|name| name.ends_with(".dump.part0001.zst")));

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use common::pgkeep::tree;
@@ -95,8 +95,7 @@ fn only_missing_rights_leave_passwords_out() {
          echo 'pg_dumpall: detail: Query was: SELECT oid, rolpassword FROM pg_authid' >&2\nexit 1\n",
         cluster.bin_dir().join("pg_dumpall")
     );
-    std::fs::write(programs.join("pg_dumpall"), script).unwrap();
-    std::fs::set_permissions(programs.join("pg_dumpall"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    common::executable(&programs.join("pg_dumpall"), &script);
     let dump = |user: &str| {
         let dump = workspace.pgkeep_on(&cluster, ["dump", "-d", "shop", "--json", "--bin-dir", "./bin", "-U", user]);
         dump.run()

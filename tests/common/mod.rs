@@ -15,7 +15,7 @@ pub mod stored;
 pub mod weed;
 
 pub use cluster::{Cluster, Options, PgVersion};
-pub use pgkeep::{Outcome, Workspace};
+pub use pgkeep::{Outcome, Workspace, executable};
 pub use proxy::Proxy;
 pub use stored::Stored;
 pub use weed::{Bucket, Weed};

@@ -38,6 +38,18 @@ impl Workspace {
         self.path("state")
     }
 
+    /// A new directory `name` with a `pg_dump` that does what the shell's `body` says, `$real` being the real one.
+    pub fn client(&self, cluster: &Cluster, name: &str, body: &str) -> PathBuf {
+        let dir = self.path(name);
+        std::fs::create_dir(&dir).unwrap();
+        let real = cluster.bin_dir();
+        std::os::unix::fs::symlink(real.join("pg_dumpall"), dir.join("pg_dumpall")).unwrap();
+        let head = format!("real='{}'; HOME='{}'", real.join("pg_dump").display(), self.path("home").display());
+        let version = "if [ \"$1\" = --version ]; then exec \"$real\" --version; fi";
+        executable(&dir.join("pg_dump"), &format!("#!/bin/sh\n{head}\n{version}\n{body}\n"));
+        dir
+    }
+
     /// pgkeep with these arguments and without a server to talk to.
     pub fn pgkeep<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Pgkeep {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgkeep"));
@@ -195,4 +207,14 @@ pub fn tree(dir: &Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// Writes a program. Another process does it: a test that starts one at this moment would hold the file open for
+/// writing, and what is open for writing cannot be started.
+pub fn executable(path: &Path, text: &str) {
+    use std::io::Write as _;
+    let mut install = Command::new("install");
+    let mut install = install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped()).spawn().unwrap();
+    install.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success());
 }

@@ -1,7 +1,6 @@
 //! Client programs in the server's "pod": another environment, other files, and a password that is in no argument.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 
 use super::world::Fleet;
 use crate::common::dumps::only_dump;
@@ -34,8 +33,7 @@ fn fleet(prefix: &str) -> Fleet {
             seen = fleet.path("seen").display(),
             real = real.display()
         );
-        fleet.write(&format!("pod/{program}"), &wrapper);
-        fs::set_permissions(fleet.path(&format!("pod/{program}")), fs::Permissions::from_mode(0o755)).unwrap();
+        crate::common::executable(&fleet.path(&format!("pod/{program}")), &wrapper);
     }
     fleet
 }

@@ -59,8 +59,7 @@ impl Fleet {
     pub fn of(clusters: Vec<Cluster>, toml: impl FnOnce(&Self) -> String) -> Self {
         let fleet = Self { workspace: Workspace::new(), clusters };
         fs::create_dir(fleet.path("bin")).unwrap();
-        fleet.write("bin/kubectl", include_str!("../common/fleet/kubectl"));
-        fs::set_permissions(fleet.path("bin/kubectl"), fs::Permissions::from_mode(0o755)).unwrap();
+        crate::common::executable(&fleet.path("bin/kubectl"), include_str!("../common/fleet/kubectl"));
         let text = toml(&fleet);
         fleet.write("fleet.toml", &text);
         fleet

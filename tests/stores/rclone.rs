@@ -1,7 +1,6 @@
 //! Repositories behind rclone: everything works, no rclone is left, and one that dies in the middle is an honest failure.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -140,8 +139,7 @@ fn one_that_is_too_old_is_refused_with_its_version() {
     let folder = world.workspace.path("old");
     fs::create_dir(&folder).unwrap();
     let program = folder.join("rclone");
-    fs::write(&program, "#!/bin/sh\necho rclone v1.60.1\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    crate::common::executable(&program, "#!/bin/sh\necho rclone v1.60.1\n");
     let path = format!("{}:{}:/usr/bin:/bin", folder.display(), cluster().bin_dir().display());
     for words in [&["dump", "-d", &world.database][..], &["report", "list"], &["verify"]] {
         let outcome = world.stranger(words, &["rclone:disk:/nowhere/repo"]).env("PATH", &path).run().exits(12);

@@ -26,7 +26,7 @@ Examples:
   pgkeep dump -d shop --repo /backups --format directory --jobs 4
   pgkeep dump -d shop --repo /backups --split 2G
   pgkeep dump -d shop --repo /backups --label 'before 4.2' --keep 30d
-  pgkeep dump -d shop --repo /backups --table 'sales.*' --exclude-table-data audit
+  pgkeep dump -d shop --repo /backups -t 'sales.*' --exclude-table-data audit
   pgkeep dump -d shop --repo /backups --recipients-file /etc/pgkeep/recipients
   pgkeep dump -d shop --repo /backups --dry-run
   pgkeep dump -d shop --to-file shop.dump
