@@ -403,6 +403,8 @@ fn damage_of_an_encrypted_object_is_told_with_a_key_and_without() {
             world.read_with(&keys[0], &["verify", "--deep"]),
         ] {
             assert_eq!(outcome.exit_code, Some(6), "{what}: {}", outcome.transcript());
+            let step = "use another backup";
+            assert!(outcome.stderr.contains(step) || outcome.stdout.contains(step), "{}", outcome.transcript());
         }
         let restored =
             world.read_with(&keys[0], &["restore", "dump", &dump.id(), "--into", "never", "--analyze", "none"]);
@@ -455,6 +457,7 @@ fn what_cannot_be_encrypted_is_not_stored() {
     let file = world.path("recipients");
     fs::write(&file, "# nobody\n").unwrap();
     world.dump(&["-d", "shop", "--recipients-file", file.to_str().unwrap()], &[]).run().exits(2);
+    world.dump(&["-d", "shop", "--dry-run", "--recipients-file", file.to_str().unwrap()], &[]).run().exits(2);
     assert!(!world.workspace.repository().exists() || tree(&world.workspace.repository()).is_empty());
 
     fs::write(&file, format!("# ours\n{}\n", world.key("ours").public)).unwrap();
@@ -577,6 +580,12 @@ fn every_format_is_encrypted() {
         world.read_with(&key, &["verify", "latest", "-d", "shop", "--deep"]).succeeds();
         let dump = dumps_of(&world.workspace, "main").pop().unwrap();
         assert_eq!(dump.manifest["archiveFormat"], format);
+        if format != "plain" {
+            let listed =
+                world.read_with(&key, &["restore", "dump", "latest", "-d", "shop", "--list"]).succeeds().stdout;
+            assert!(listed.contains("TABLE canaryschema canarytable"), "{format}: {listed}");
+            world.read(&["restore", "dump", "latest", "-d", "shop", "--list"]).exits(2);
+        }
         let plain = world.path(format);
         match format {
             "directory" => {
