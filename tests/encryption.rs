@@ -524,7 +524,13 @@ fn a_copy_keeps_what_is_encrypted_and_changes_readers_only_with_a_key() {
     assert!(closed.stderr.contains("--identity-file"), "{}", closed.transcript());
     copy(&else_, &to_other).arg("--identity-file").arg(&other.file).run().exits(2);
     assert_eq!(tree(&else_.join("main/dumps")), [""; 0]);
-    copy(&else_, &to_other).arg("--identity-file").arg(&keys[0].file).run().succeeds();
+    let dry = copy(&else_, &to_other).arg("--dry-run").run().exits(2);
+    assert!(dry.stderr.contains("--identity-file"), "{}", dry.transcript());
+    let copied =
+        copy(&else_, &to_other).arg("--identity-file").arg(&keys[0].file).arg("--json").run().succeeds().json();
+    let stored = tree(&else_.join("main/dumps")).into_iter().filter(|name| !name.ends_with(".manifest.json"));
+    let stored: u64 = stored.map(|name| else_.join("main/dumps").join(name).metadata().unwrap().len()).sum();
+    assert_eq!(copied["items"][0]["repositories"][0]["storedBytes"], stored, "{copied:#}");
     world.on(&else_, &["verify", "--deep"]).arg("--identity-file").arg(&other.file).run().succeeds();
     world.on(&else_, &["verify", "--deep"]).arg("--identity-file").arg(&keys[0].file).run().exits(2);
     has_no_canary(&else_);
@@ -543,6 +549,7 @@ fn a_copy_keeps_what_is_encrypted_and_changes_readers_only_with_a_key() {
     world.on(&clear, &["dump", "-d", "shop"]).run().succeeds();
     let clear_copy =
         |to: &Path, more: &[&str]| world.on(&clear, &[&["copy", "--missing"], more].concat()).arg("--to").arg(to).run();
+    clear_copy(&same, &["--dry-run"]).exits(9);
     let refused = clear_copy(&same, &[]).exits(9);
     assert!(refused.stderr.contains("is encrypted") && refused.stderr.contains("--recipient"), "{}", refused.stderr);
     clear_copy(&of_clear, &to_other).succeeds();
