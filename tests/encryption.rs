@@ -403,6 +403,8 @@ fn damage_of_an_encrypted_object_is_told_with_a_key_and_without() {
             world.read_with(&keys[0], &["verify", "--deep"]),
         ] {
             assert_eq!(outcome.exit_code, Some(6), "{what}: {}", outcome.transcript());
+            let step = "use another backup";
+            assert!(outcome.stderr.contains(step) || outcome.stdout.contains(step), "{}", outcome.transcript());
         }
         let restored =
             world.read_with(&keys[0], &["restore", "dump", &dump.id(), "--into", "never", "--analyze", "none"]);
@@ -455,6 +457,7 @@ fn what_cannot_be_encrypted_is_not_stored() {
     let file = world.path("recipients");
     fs::write(&file, "# nobody\n").unwrap();
     world.dump(&["-d", "shop", "--recipients-file", file.to_str().unwrap()], &[]).run().exits(2);
+    world.dump(&["-d", "shop", "--dry-run", "--recipients-file", file.to_str().unwrap()], &[]).run().exits(2);
     assert!(!world.workspace.repository().exists() || tree(&world.workspace.repository()).is_empty());
 
     fs::write(&file, format!("# ours\n{}\n", world.key("ours").public)).unwrap();
@@ -521,7 +524,13 @@ fn a_copy_keeps_what_is_encrypted_and_changes_readers_only_with_a_key() {
     assert!(closed.stderr.contains("--identity-file"), "{}", closed.transcript());
     copy(&else_, &to_other).arg("--identity-file").arg(&other.file).run().exits(2);
     assert_eq!(tree(&else_.join("main/dumps")), [""; 0]);
-    copy(&else_, &to_other).arg("--identity-file").arg(&keys[0].file).run().succeeds();
+    let dry = copy(&else_, &to_other).arg("--dry-run").run().exits(2);
+    assert!(dry.stderr.contains("--identity-file"), "{}", dry.transcript());
+    let copied =
+        copy(&else_, &to_other).arg("--identity-file").arg(&keys[0].file).arg("--json").run().succeeds().json();
+    let stored = tree(&else_.join("main/dumps")).into_iter().filter(|name| !name.ends_with(".manifest.json"));
+    let stored: u64 = stored.map(|name| else_.join("main/dumps").join(name).metadata().unwrap().len()).sum();
+    assert_eq!(copied["items"][0]["repositories"][0]["storedBytes"], stored, "{copied:#}");
     world.on(&else_, &["verify", "--deep"]).arg("--identity-file").arg(&other.file).run().succeeds();
     world.on(&else_, &["verify", "--deep"]).arg("--identity-file").arg(&keys[0].file).run().exits(2);
     has_no_canary(&else_);
@@ -540,6 +549,7 @@ fn a_copy_keeps_what_is_encrypted_and_changes_readers_only_with_a_key() {
     world.on(&clear, &["dump", "-d", "shop"]).run().succeeds();
     let clear_copy =
         |to: &Path, more: &[&str]| world.on(&clear, &[&["copy", "--missing"], more].concat()).arg("--to").arg(to).run();
+    clear_copy(&same, &["--dry-run"]).exits(9);
     let refused = clear_copy(&same, &[]).exits(9);
     assert!(refused.stderr.contains("is encrypted") && refused.stderr.contains("--recipient"), "{}", refused.stderr);
     clear_copy(&of_clear, &to_other).succeeds();
@@ -577,6 +587,12 @@ fn every_format_is_encrypted() {
         world.read_with(&key, &["verify", "latest", "-d", "shop", "--deep"]).succeeds();
         let dump = dumps_of(&world.workspace, "main").pop().unwrap();
         assert_eq!(dump.manifest["archiveFormat"], format);
+        if format != "plain" {
+            let listed =
+                world.read_with(&key, &["restore", "dump", "latest", "-d", "shop", "--list"]).succeeds().stdout;
+            assert!(listed.contains("TABLE canaryschema canarytable"), "{format}: {listed}");
+            world.read(&["restore", "dump", "latest", "-d", "shop", "--list"]).exits(2);
+        }
         let plain = world.path(format);
         match format {
             "directory" => {

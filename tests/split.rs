@@ -84,6 +84,20 @@ fn restores(cluster: &Cluster, workspace: &Workspace, database: &str) {
     assert_equal(&Snapshot::of(cluster, "shop"), &Snapshot::of(cluster, database));
 }
 
+#[test]
+fn encryption_makes_no_part_larger_than_was_asked() {
+    let (world, workspace) = (World::get(), Workspace::new());
+    let key = workspace.path("key");
+    assert!(Command::new("age-keygen").arg("-o").arg(&key).output().unwrap().status.success());
+    let recipient = Command::new("age-keygen").arg("-y").arg(&key).output().unwrap().stdout;
+    let recipient = String::from_utf8(recipient).unwrap();
+    world.dump(&workspace, &["--split", "5M", "--compress", "none", "--recipient", recipient.trim()]).run().succeeds();
+    let sizes: Vec<u64> = parts(&only_dump(&workspace)).iter().map(|part| part.metadata().unwrap().len()).collect();
+    assert!(sizes.len() > 2 && sizes.iter().all(|&size| size <= PART_BYTES), "{sizes:?}");
+    assert!(sizes[0] > PART_BYTES - 4096, "{sizes:?}");
+    verify(&workspace, &["--deep", "--identity-file", key.to_str().unwrap()]).succeeds();
+}
+
 fn verify(workspace: &Workspace, more: &[&str]) -> Outcome {
     let id = only_dump(workspace).id();
     workspace.pgkeep([&["verify", &id, "--json"], more].concat()).arg("--repo").arg(workspace.repository()).run()

@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::digest::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::storage::{Fault, Key, ObjectWriter};
-use crate::stream::seal;
+use crate::stream::{room, seal};
 
 /// Objects that a store is asked about at the same time.
 const CONFIRMED_AT_ONCE: usize = 8;
@@ -147,6 +147,11 @@ impl BackupWriter {
     /// To whom the backup is encrypted, as its manifest has it.
     pub fn encryption(&self) -> Option<Encryption> {
         self.repository.recipients().map(|recipients| Encryption::to(recipients))
+    }
+
+    /// Bytes of which an object is made that has at most `most_bytes` in the store.
+    pub fn room(&self, most_bytes: u64) -> Result<u64> {
+        self.repository.recipients().map_or(Ok(most_bytes), |recipients| room(most_bytes, recipients))
     }
 
     /// What was stored so far, in the order of a manifest.

@@ -16,7 +16,7 @@ use crate::digest::Fingerprint;
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::pg::archive::{Archive, LargeObjectList, Member, Members, TocFile, TocFileReader};
 use crate::progress::Task;
-use crate::stream::Observer;
+use crate::stream::{Decompressor, Observer};
 
 /// Reads a file of an archive that passes by, for what it says of the others.
 #[derive(Debug)]
@@ -86,10 +86,7 @@ struct Unpacked {
 
 impl Write for Unpacked {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        // What one object holds is not in the manifest, what all hold is.
-        self.left_bytes = self.left_bytes.checked_sub(bytes.len() as u64).ok_or_else(|| {
-            std::io::Error::other(Error::new(Kind::Verification, "the directory is larger than its manifest says"))
-        })?;
+        self.left_bytes = less(self.left_bytes, bytes)?;
         if let Some(file) = &mut self.file {
             file.write_all(bytes)?;
         }
@@ -138,10 +135,36 @@ pub async fn read_contents(
     let toc = manifest.members().find(|(member, _)| *member == Member::Toc);
     let no_toc = || Error::new(Kind::Verification, format!("{} names no table of contents", manifest.id));
     let (_, object) = toc.ok_or_else(no_toc)?;
+    let output = Contents { bytes: Vec::new(), left_bytes: manifest.plain.size_bytes };
+    let mut decoder = decoder(object.name.ending.packing(), output, None, threads, task)?;
+    push_member(repository, manifest, object, &mut decoder).await?;
     let key = object.key(&manifest.instance);
-    let mut decoder = decoder(object.name.ending.packing(), Vec::new(), None, threads, task)?;
-    push_part(repository, &key, object.fingerprint(), &mut decoder).await?;
-    Ok(decoder.finish().await.doing(Kind::Verification, || format!("read {key}"))?.output)
+    Ok(decoder.finish().await.doing(Kind::Verification, || format!("read {key}"))?.output.bytes)
+}
+
+/// A file that is held in memory, and is no larger than all files together.
+struct Contents {
+    bytes: Vec<u8>,
+    left_bytes: u64,
+}
+
+impl Write for Contents {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.left_bytes = less(self.left_bytes, bytes)?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What one object holds is not in the manifest, what all hold is.
+fn less(left_bytes: u64, bytes: &[u8]) -> std::io::Result<u64> {
+    left_bytes.checked_sub(bytes.len() as u64).ok_or_else(|| {
+        std::io::Error::other(Error::new(Kind::Verification, "the directory is larger than its manifest says"))
+    })
 }
 
 fn create(folder: &Path, member: Member) -> Result<File> {
@@ -161,11 +184,20 @@ async fn read_member(
     let key = object.key(&manifest.instance);
     task.note(&object.name.to_string());
     let mut decoder = decoder(object.name.ending.packing(), output, None, threads, task)?;
-    if object.name.ending.packing().encrypted {
-        EncryptedReader::new(repository, manifest).await?.push(object, &mut decoder).await?;
-    } else {
-        push_part(repository, &key, object.fingerprint(), &mut decoder).await?;
-    }
+    push_member(repository, manifest, object, &mut decoder).await?;
     let decoded = decoder.finish().await.doing(Kind::Verification, || format!("read {key}"))?;
     Ok((decoded.output, decoded.plain))
+}
+
+/// A stored file, as it was before it was encrypted.
+async fn push_member<W>(
+    repository: &Repository,
+    manifest: &DumpManifest,
+    object: &StoredObject,
+    decoder: &mut Decompressor<W>,
+) -> Result<()> {
+    if object.name.ending.packing().encrypted {
+        return EncryptedReader::new(repository, manifest).await?.push(object, decoder).await;
+    }
+    push_part(repository, &object.key(&manifest.instance), object.fingerprint(), decoder).await
 }

@@ -3,8 +3,9 @@
 use crate::error::{Error, Kind, Result};
 
 const NONCE_BYTES: u64 = 16;
-const TAG_BYTES: u64 = 16;
-const CHUNK_BYTES: u64 = (64 << 10) + TAG_BYTES;
+pub(super) const TAG_BYTES: u64 = 16;
+/// As it is stored.
+pub(super) const CHUNK_BYTES: u64 = (64 << 10) + TAG_BYTES;
 
 /// Refuses what cannot be a file of age of `size_bytes` that begins with `head`: a header that is not whole or not one,
 /// or a length that no chunks have. Whether a key opens it is not asked.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::age_file::{CHUNK_BYTES, TAG_BYTES};
 use super::identities::Identities;
 use super::recipients::Recipients;
 use super::threads::{Verdict, start, vanished};
@@ -21,6 +22,9 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Pieces that may wait on either side.
 const PIECES_WAITING: usize = 2;
+
+/// age puts a line of random length into each header, so that nobody relies on there being none.
+const LARGEST_GREASE_BYTES: u64 = 512;
 
 const DAMAGED: &str = "the stored bytes are damaged: use another copy, or an older backup";
 
@@ -60,6 +64,13 @@ pub fn decrypt(identities: Arc<Identities>) -> Result<Cipher> {
         // What follows the last chunk is no part of a file of age; the reader of chunks has refused it.
         Ok(input.seen.finish())
     })
+}
+
+/// How much can be encrypted so that what comes out has at most `most_bytes`.
+pub fn room(most_bytes: u64, recipients: &Recipients) -> Result<u64> {
+    let around = seal(&[], recipients)?.len() as u64 + LARGEST_GREASE_BYTES;
+    let tags = (most_bytes / CHUNK_BYTES + 1) * TAG_BYTES;
+    Ok(most_bytes.saturating_sub(around + tags))
 }
 
 /// A small object, encrypted in memory.
@@ -307,6 +318,20 @@ mod tests {
             assert!(opened == plain[..len] && of_pushed == of_sealed, "{len}");
             super::super::age_file::check(&sealed[..sealed.len().min(4096)], sealed.len() as u64).unwrap();
         }
+    }
+
+    #[test]
+    fn what_there_is_room_for_does_not_grow_beyond_it() {
+        let (one, other) = (pair(), pair());
+        let both = Recipients::parse(one.recipients.texts().into_iter().chain(other.recipients.texts())).unwrap();
+        for most_bytes in [5 << 20, (5 << 20) + 1, 6_000_000, 80 * CHUNK_BYTES, 80 * CHUNK_BYTES + TAG_BYTES] {
+            let plain = vec![0; room(most_bytes, &both).unwrap() as usize];
+            for _ in 0..20 {
+                let sealed = seal(&plain, &both).unwrap().len() as u64;
+                assert!(sealed <= most_bytes && most_bytes - sealed < 2048, "{sealed} of {most_bytes}");
+            }
+        }
+        assert_eq!(room(100, &both).unwrap(), 0);
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use std::num::NonZeroUsize;
 pub use age_file::check as check_age_file;
 pub use compress::{Compressed, Compressor, compress, relay};
 pub use decompress::{Decompressed, Decompressor, decompress, pass};
-pub use encrypt::{Cipher, decrypt, encrypt, seal, seal_text, unseal};
+pub use encrypt::{Cipher, decrypt, encrypt, room, seal, seal_text, unseal};
 pub use identities::Identities;
 pub use recipients::Recipients;
 

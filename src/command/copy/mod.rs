@@ -190,7 +190,11 @@ fn copied(options: &Options, planned: &PlannedItem, sent: Sent, warnings: Vec<St
         repositories: vec![Copy {
             name: options.to.name.clone(),
             status: Status::Ok,
-            stored_bytes: Some(planned.stored_bytes()),
+            // What was encrypted on the way has sizes of its own.
+            stored_bytes: Some(match sent.is_new {
+                true => sent.sent_bytes + sent.kept_bytes,
+                false => planned.stored_bytes(),
+            }),
             error: None,
         }],
         ..blank(planned, warnings)

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
+use super::recode::Way;
 use super::{Action, Context, Options, Wanted};
 use crate::command::{Place, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::repo::{
-    BackupId, Catalogue, Choice, DumpManifest, DumpStem, Entry, Holding, InstanceName, Repository, StoredObject,
-    disagreement,
+    BackupId, Catalogue, Choice, DumpManifest, DumpStem, Entry, Holding, InstanceName, Repository, disagreement,
 };
 
 /// What will be copied, by instance.
@@ -29,7 +29,8 @@ pub struct PlannedItem {
     pub database: String,
     /// Where its bytes can come from, in the order in which they are asked.
     pub sources: Vec<Repository>,
-    objects: Vec<StoredObject>,
+    /// That of the first source.
+    manifest: Option<Box<DumpManifest>>,
     standing: Result<Standing>,
 }
 
@@ -57,7 +58,7 @@ impl PlannedItem {
     }
 
     pub fn stored_bytes(&self) -> u64 {
-        self.objects.iter().fold(0, |sum, object| sum.saturating_add(object.size_bytes))
+        self.manifest.as_ref().map_or(0, |manifest| manifest.stored_bytes())
     }
 }
 
@@ -160,15 +161,16 @@ fn entry_of<'a>(held: &'a Catalogue, instance: &InstanceName, stem: &DumpStem) -
 
 fn planned(holding: &Holding, held: &Catalogue, to: &Place) -> PlannedItem {
     let sources = holding.sources();
-    let objects = sources.first().map(|(_, backup)| backup.manifest.objects.clone()).unwrap_or_default();
+    let first = sources.first().map(|(_, backup)| &backup.manifest);
     // Objects of another size or digest cannot stand in for each other.
-    let alike = sources.iter().filter(|(_, backup)| backup.manifest.objects == objects);
+    let alike =
+        sources.iter().filter(|(_, backup)| first.is_some_and(|first| first.objects == backup.manifest.objects));
     PlannedItem {
         instance: holding.instance().clone(),
         stem: holding.stem().clone(),
         database: holding.database().to_owned(),
         sources: alike.map(|(repository, _)| (*repository).clone()).collect(),
-        objects,
+        manifest: first.cloned().map(Box::new),
         standing: standing(holding, held, to),
     }
 }
@@ -257,9 +259,13 @@ pub async fn preview(options: &Options, plan: &Plan) -> Vec<Preview> {
         None => None,
     };
     let place = PreviewedPlace { name: options.to.name.clone(), exists: plan.destination.is_some(), free_bytes };
-    let preview = |item: &PlannedItem| {
-        let standing = item.standing();
-        Preview {
+    let mut previews = Vec::new();
+    for item in &plan.items {
+        let standing = match item.standing() {
+            Ok(standing) => passable(item, plan, options).await.map(|()| standing),
+            error => error,
+        };
+        previews.push(Preview {
             id: item.id(),
             instance: item.instance.clone(),
             database: item.database.clone(),
@@ -271,7 +277,24 @@ pub async fn preview(options: &Options, plan: &Plan) -> Vec<Preview> {
             sources: item.sources.iter().map(|source| source.name().to_owned()).collect(),
             repositories: vec![place.clone()],
             error: standing.err(),
-        }
+        });
+    }
+    previews
+}
+
+/// Whether the destination takes it as it is encrypted or not, and what has to be opened for that can be.
+async fn passable(item: &PlannedItem, plan: &Plan, options: &Options) -> Result<()> {
+    let Some(manifest) = item.manifest.as_ref().filter(|_| item.is_lacking()) else { return Ok(()) };
+    let recipients = options.to.recipients()?;
+    let way = match (&plan.destination, recipients) {
+        (Some(there), _) => Way::of(manifest, there).await?,
+        (None, recipients) => Way::into_new(manifest, recipients.as_deref()),
     };
-    plan.items.iter().map(preview).collect()
+    if way == Way::Recoded
+        && manifest.encryption.is_some()
+        && let Some(source) = item.sources.first()
+    {
+        source.identities(manifest).await?;
+    }
+    Ok(())
 }

@@ -27,14 +27,13 @@ pub enum Way {
 
 impl Way {
     /// Nothing clear goes into a repository that is encrypted, and nothing that is encrypted becomes clear.
-    pub async fn of(manifest: &DumpManifest, destination: &Destination) -> Result<Self> {
-        let (id, to) = (&manifest.id, &destination.repository);
-        let same = |recipients: &Recipients| manifest.encryption == Some(Encryption::to(recipients));
-        if let Some(recipients) = to.recipients() {
-            return Ok(if same(recipients) { Self::AsItIs } else { Self::Recoded });
+    pub async fn of(manifest: &DumpManifest, to: &Repository) -> Result<Self> {
+        let id = &manifest.id;
+        if to.recipients().is_some() {
+            return Ok(Self::into_new(manifest, to.recipients().map(|recipients| &**recipients)));
         }
         let Some(readers) = to.readers().await? else { return Ok(Self::AsItIs) };
-        if same(&readers) {
+        if is_for(manifest, &readers) {
             return Ok(Self::AsItIs);
         }
         let what = match &manifest.encryption {
@@ -46,6 +45,14 @@ impl Way {
             "to encrypt it on the way, name whom to: if these are your keys,{}",
             flags.collect::<String>()
         )))
+    }
+
+    /// Into a repository that has no word of its own: as the run says.
+    pub fn into_new(manifest: &DumpManifest, recipients: Option<&Recipients>) -> Self {
+        match recipients {
+            Some(recipients) if !is_for(manifest, recipients) => Self::Recoded,
+            _ => Self::AsItIs,
+        }
     }
 
     /// Before the first backup that is encrypted is stored as it is, the destination becomes an encrypted one.
@@ -61,6 +68,10 @@ impl Way {
         let recipients = Recipients::parse(&encryption.recipients)?;
         destination.repository.note_recipients(&recipients, now).await
     }
+}
+
+fn is_for(manifest: &DumpManifest, recipients: &Recipients) -> bool {
+    manifest.encryption == Some(Encryption::to(recipients))
 }
 
 impl Transfer<'_> {

@@ -91,7 +91,7 @@ impl<'a> Transfer<'a> {
     pub async fn run(mut self, warnings: &mut Vec<String>) -> Result<Sent, Failed<Stage>> {
         let interrupt = &self.context.interrupt;
         let (body, manifest) = interrupt.guard(self.manifest()).await.at(Stage::Compare)?;
-        let way = interrupt.guard(Way::of(&manifest, self.destination)).await.at(Stage::Compare)?;
+        let way = interrupt.guard(Way::of(&manifest, &self.destination.repository)).await.at(Stage::Compare)?;
         if way == Way::Recoded {
             interrupt.guard(self.can_be_opened(&manifest)).await.at(Stage::Compare)?;
         }

@@ -67,7 +67,8 @@ pub async fn store(
     let compressor = ArchiveWatcher::new(form, task.clone()).and_then(|watcher| packed(options, stdout, watcher, task));
     let stem = copies.stem().clone();
     let packing = options.compress.packing();
-    let mut parts = Parts::open(copies, form, packing, options.split, expected_bytes(snapshot)).await;
+    let mut parts =
+        Parts::open(copies, form, packing, options.split, expected_bytes(snapshot)).await.at(Stage::Archive)?;
     let pumped = match compressor.at(Stage::Archive) {
         Ok(compressor) => pump(&context.interrupt, compressor, &mut parts).await,
         Err(failed) => Err(failed),

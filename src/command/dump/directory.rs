@@ -271,7 +271,12 @@ impl<'a, 'd> Storing<'a, 'd> {
                 piece = compressor.next() => piece?,
             };
             match piece {
-                Some(piece) => fan.write(&piece).await,
+                Some(piece) => tokio::select! {
+                    biased;
+                    // A store may take its time, and whoever stops us is not to wait for it.
+                    () = self.stop.cancelled() => return Err(None),
+                    () = fan.write(&piece) => {}
+                },
                 None => return Ok(compressor.finish().await?),
             }
         }

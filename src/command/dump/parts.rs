@@ -73,7 +73,7 @@ pub struct Parts<'c, 'd> {
     copies: &'c mut Copies<'d>,
     form: Form,
     packing: Packing,
-    /// `None`: everything goes into one object.
+    /// What is written of a part at most; `None`: everything goes into one object.
     size: Option<PartSize>,
     expected_bytes: u64,
     open: Part,
@@ -96,10 +96,13 @@ impl<'c, 'd> Parts<'c, 'd> {
         packing: Packing,
         size: Option<PartSize>,
         expected_bytes: u64,
-    ) -> Self {
+    ) -> Result<Self> {
+        // The parts are the same in every copy, and what is encrypted is larger.
+        let rooms = copies.making().iter().filter_map(|making| Some(making.backup.room(size?.bytes())));
+        let size = rooms.collect::<Result<Vec<_>>>()?.into_iter().min().map(PartSize);
         let number = size.map(|_| PartNumber::FIRST);
         let open = Part::open(copies, form, packing, number, size, expected_bytes).await;
-        Self { copies, form, packing, size, expected_bytes, open, stored: 0 }
+        Ok(Self { copies, form, packing, size, expected_bytes, open, stored: 0 })
     }
 
     /// Whether any copy still takes what comes.

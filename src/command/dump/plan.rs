@@ -225,7 +225,9 @@ async fn previewed(context: &Context, place: &Place) -> PreviewedPlace {
     let free_bytes = async { place.store(&context.access(), Missing::Refuse).await?.free_bytes().await };
     match free_bytes.await {
         Ok(free_bytes) => PreviewedPlace { free_bytes, error: cannot_encrypt(context, place).await, ..seen },
-        Err(error) if error.fault == Fault::NotFound => PreviewedPlace { exists: false, ..seen },
+        Err(error) if error.fault == Fault::NotFound => {
+            PreviewedPlace { exists: false, error: place.recipients().err(), ..seen }
+        }
         Err(error) => PreviewedPlace { error: Some(error.into()), ..seen },
     }
 }

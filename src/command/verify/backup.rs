@@ -371,7 +371,8 @@ impl Reader<'_> {
             return Seen { findings: vec![gone], unasked: Some(Kind::NotVerified), ..self.seen };
         }
         if self.damaged {
-            self.seen.unasked = None;
+            // A key would not help.
+            (self.seen.unasked, self.seen.hint) = (None, None);
         }
         self.seen
     }
