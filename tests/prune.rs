@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use common::dumps::runs_of;
@@ -14,9 +15,13 @@ use common::proxy::{Fault, Kind as Request, On, Proxy};
 use common::stored::{copy_tree, ids, item, object, on_repository, shop_ids};
 use common::{Outcome, Stored, Weed, Workspace};
 use pgkeep::clock::{Clock as _, SystemClock};
+use pgkeep::command::{Context, Place, prune};
+use pgkeep::config::environment::Environment;
 use pgkeep::digest::Fingerprint;
+use pgkeep::interrupt::Interrupt;
+use pgkeep::progress::Silent;
 use pgkeep::repo::{DumpManifest, DumpStem, FilterDigest, Keep, ObjectRole, Repository, Stamp, StateDirectory, Verb};
-use pgkeep::storage::{LocalStorage, Missing};
+use pgkeep::storage::{LocalStorage, Missing, Patience};
 use serde_json::{Value, json};
 
 const MANIFEST: &str = ".manifest.json";
@@ -283,6 +288,37 @@ fn one_goes_by_its_name_and_the_last_good_one_does_not() {
     world.holds(&[&ids[2]]);
 }
 
+/// Two prunes may be planned at one time, each by what the other is about to remove.
+#[tokio::test]
+async fn what_is_named_stays_if_the_other_good_one_has_gone_since_the_plan() {
+    let (world, ids) = World::nightly(2);
+    let context = Context {
+        clock: Arc::new(SystemClock),
+        monitor: Arc::new(Silent),
+        interrupt: Interrupt::default(),
+        environment: Environment::from_pairs(std::iter::empty::<(String, String)>()),
+        state: StateDirectory::open(world.workspace.state()).unwrap(),
+        host: "here".to_owned(),
+        patience: Patience::default(),
+    };
+    let naming = |id: &String| prune::Options {
+        repositories: vec![Place::at(world.repository().to_str().unwrap()).unwrap()],
+        instance: "main".parse().unwrap(),
+        databases: Vec::new(),
+        wanted: prune::Wanted::Named { ids: vec![id.clone()], pins: prune::Pins::Hold },
+    };
+    let [newer, older] = [naming(&ids[0]), naming(&ids[1])];
+    let planned = [prune::plan(&context, &newer).await.unwrap(), prune::plan(&context, &older).await.unwrap()];
+    let [first, second] = planned;
+    let done = prune::execute(&context, &newer, first).await;
+    assert!(done.error.is_none() && done.items[0].action == prune::Action::Removed);
+    let done = prune::execute(&context, &older, second).await;
+    let error = done.error.unwrap();
+    assert_eq!(error.kind, pgkeep::error::Kind::Refused);
+    assert!(error.to_string().contains(&format!("{} is not removed: {}", ids[1], ids[0])), "{error}");
+    world.holds(&[&ids[1]]);
+}
+
 #[test]
 fn a_manifest_that_cannot_be_read_stops_it_there_and_nowhere_else() {
     let (world, ids) = World::nightly(4);
@@ -410,7 +446,7 @@ async fn two_prunes_of_one_instance_do_not_meet() {
     let (world, ids) = World::nightly(2);
     let state = StateDirectory::open(world.workspace.state()).unwrap();
     let storage = LocalStorage::open(&world.repository(), Missing::Refuse).await.unwrap();
-    let repository = Repository::open(std::sync::Arc::new(storage), &state).await.unwrap();
+    let repository = Repository::open(Arc::new(storage), &state).await.unwrap();
     let lock = state.lock(repository.id(), &"main".parse().unwrap(), Verb::Prune, SystemClock.now()).unwrap();
     world.prune(&["--keep-last", "1"]).succeeds();
     world.prune(&["--keep-last", "1", "--apply"]).exits(7);

@@ -7,7 +7,7 @@
 //! * what is not good goes once a newer one is good; where none is good nothing goes, and what is newer than the newest
 //!   good one stays, to be looked at;
 //! * what its user pinned stays, and so does what could not be read;
-//! * what begins in the future stays and fills no rule: a clock was wrong, and nothing real gives way to it;
+//! * what begins or ends in the future stays and fills no rule: a clock was wrong, and nothing real gives way to it;
 //! * what is no longer backed up ([`Dropped`]) stays whole.
 
 mod dropped;
@@ -110,6 +110,22 @@ impl Candidate {
     fn is_good(&self) -> bool {
         self.standing == Standing::Good
     }
+
+    /// What is of the future at `now`. The end, too: a clock that was put right during a dump must not make it the newest
+    /// one for years.
+    pub fn ahead(&self, now: DateTime<Utc>) -> Option<Kept> {
+        let Self { started_at, finished_at, .. } = *self;
+        match (started_at > now, finished_at > now) {
+            (true, _) => Some(Kept::Future { started_at }),
+            (false, true) => Some(Kept::EndsInFuture { finished_at }),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether another one may give way to it.
+    pub fn counts(&self, now: DateTime<Utc>) -> bool {
+        self.is_good() && self.ahead(now).is_none()
+    }
 }
 
 impl Standing {
@@ -131,8 +147,7 @@ pub fn decide(candidates: &[Candidate], policy: &Policy, dropped: &Dropped, now:
     let mut decisions = vec![Decision::Keep(Vec::new()); candidates.len()];
     for (group, mut members) in groups {
         members.sort_by(|(_, a), (_, b)| b.order().cmp(&a.order()));
-        let good =
-            members.iter().map(|(_, member)| *member).find(|member| member.is_good() && member.started_at <= now);
+        let good = members.iter().map(|(_, member)| *member).find(|member| member.counts(now));
         let mut judge = Judge { policy, now, good, dropped: dropped.since(group), filled: Filled::default() };
         for (at, member) in members {
             decisions[at] = judge.decide(member);
@@ -161,8 +176,8 @@ struct Filled {
 
 impl Judge<'_> {
     fn decide(&mut self, candidate: &Candidate) -> Decision {
-        if candidate.started_at > self.now {
-            return Decision::Keep(vec![Kept::Future { started_at: candidate.started_at }]);
+        if let Some(ahead) = candidate.ahead(self.now) {
+            return Decision::Keep(vec![ahead]);
         }
         let mut reasons = Vec::new();
         reasons.extend(candidate.keep.filter(|keep| keep.holds(self.now)).map(Kept::Pinned));

@@ -116,6 +116,16 @@ fn the_newest_good_one_stays_however_old() {
 }
 
 #[test]
+fn a_dump_of_another_choice_takes_nobodys_place() {
+    let world = World::new(&["BACKUP_MODE=local", "RETENTION_DAYS=7", "PG_DUMP_EXTRA_OPTS='-T orders'"]);
+    let (older, old) = (aged(&world, 20), aged(&world, 10));
+    world.configure(&["BACKUP_MODE=local", "RETENTION_DAYS=7", "PG_DUMP_EXTRA_OPTS=-s"]);
+    world.pgkeep("dump").run().succeeds();
+    // Of their own choice there is a newer one for the first alone.
+    assert!(all_of(&world, &older).is_empty() && !all_of(&world, &old).is_empty(), "{}", world.log());
+}
+
+#[test]
 fn objects_in_the_bucket_are_left_to_its_rules() {
     let (world, (proxy, bucket)) = (World::new(&[]), remote::oss());
     remote::configure(&world, &proxy, &bucket, "both", &["RETENTION_DAYS=7"]);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::command::dump::{Choice, Filter};
 use crate::command::{Context, Place};
 use crate::config::env_file::EnvFile;
 use crate::digest::Sha256;
@@ -88,8 +89,11 @@ async fn candidates(repository: &Repository, instance: &InstanceName, env_file: 
         is_archive && !is_named && endings.iter().all(|ending| ending.is_of_script())
     });
     // What options it was made with nobody knows; those of the env file are the nearest guess.
-    let filtered = env_file.extra_options.is_filtered();
-    let theirs = theirs.map(|(stem, _)| candidate(&stem, filtered, Standing::Unproven));
+    let extent = match Filter::new(&Choice::default(), &env_file.extra_options)?.digest() {
+        None => Extent::Whole,
+        choice => Extent::Part(choice),
+    };
+    let theirs = theirs.map(|(stem, _)| candidate(&stem, extent.clone(), Standing::Unproven));
     Ok(ours.chain(theirs).collect())
 }
 
@@ -97,22 +101,22 @@ fn of_entry(entry: &Entry) -> Candidate {
     match entry {
         Entry::Backup(backup) => Candidate {
             keep: backup.manifest.keep,
-            ..candidate(&backup.stem, backup.manifest.filtered, Standing::of(backup))
+            ..candidate(&backup.stem, Extent::of(&backup.manifest), Standing::of(backup))
         },
         Entry::Unreadable(unreadable) => {
-            candidate(&unreadable.stem, false, Standing::Unknown(unreadable.error.to_string()))
+            candidate(&unreadable.stem, Extent::Whole, Standing::Unknown(unreadable.error.to_string()))
         }
     }
 }
 
-/// The time is that of the name, as the script's dumps have no other, and their choice of tables is not known.
-fn candidate(stem: &DumpStem, filtered: bool, standing: Standing) -> Candidate {
+/// The time is that of the name, as the script's dumps have no other.
+fn candidate(stem: &DumpStem, extent: Extent, standing: Standing) -> Candidate {
     let started_at = stem.started_at().time();
     let group = Group {
         instance: FlatLayout::instance(),
         kind: BackupKind::Dump,
         database: stem.encoded_database().to_owned(),
-        extent: if filtered { Extent::Part(None) } else { Extent::Whole },
+        extent,
     };
     Candidate { stem: stem.clone(), group, started_at, finished_at: started_at, standing, keep: None }
 }

@@ -114,6 +114,10 @@ impl Pruner<'_> {
                 item.repositories.iter_mut().for_each(|copy| copy.stored_bytes = None);
             } else if let Some((_, why)) = spared.iter().find(|(id, _)| *id == item.id) {
                 (item.action, item.reasons, item.freed_bytes) = (Action::Keep, vec![why.clone()], 0);
+                if matches!(self.options.wanted, Wanted::Named { .. }) {
+                    // It was asked for by name: that it stays is no success.
+                    (item.status, item.error) = (Status::Failed, Some(stays(&item.id, why)));
+                }
             } else if item.action == Action::Remove {
                 item.freed_bytes = 0;
             }
@@ -174,6 +178,11 @@ fn owner(key: &Key) -> Option<BackupId> {
         StoredName::Proof { id, .. } => Some(id),
         _ => None,
     }
+}
+
+fn stays(id: &BackupId, why: &str) -> Error {
+    Error::refused(format!("{id} is not removed: {why}"))
+        .hint("look at what there is now: pgkeep report list; then prune again if it is still to go")
 }
 
 fn with_error(item: Item, refused: Option<Vec<(Key, Error)>>) -> Item {

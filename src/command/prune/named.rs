@@ -87,6 +87,18 @@ fn refuse_pinned(backup: &Backup, now: DateTime<Utc>) -> Result<()> {
         .hint("if it is no longer needed, add --unpin to the command"))
 }
 
+/// The newest good backup of the same group that stays.
+pub(super) fn another_good<'a>(
+    held: &'a Held,
+    backup: &Backup,
+    going: &BTreeSet<DumpStem>,
+    now: DateTime<Utc>,
+) -> Option<&'a Candidate> {
+    let group = Candidate::of(backup).group;
+    let others = held.candidates.iter().filter(|one| one.group == group && !going.contains(&one.stem));
+    others.filter(|one| one.counts(now)).max_by_key(|one| one.finished_at)
+}
+
 /// A good backup goes only where another good one of its group stays.
 fn refuse_last_good(
     held: &Held,
@@ -95,9 +107,7 @@ fn refuse_last_good(
     going: &BTreeSet<DumpStem>,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let is_good = |one: &Candidate| one.standing == Standing::Good;
-    let mut others = held.candidates.iter().filter(|one| one.group == candidate.group && !going.contains(&one.stem));
-    if !is_good(candidate) || others.any(|one| is_good(one) && one.started_at <= now) {
+    if candidate.standing != Standing::Good || another_good(held, backup, going, now).is_some() {
         return Ok(());
     }
     let (id, of) = (backup.id(), described(&backup.manifest.database, &candidate.group.extent));

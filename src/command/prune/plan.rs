@@ -73,7 +73,7 @@ impl Planned {
             label: None,
             keep: None,
             stored_bytes: 0,
-            decision: Decision::Remove(Removed::Named { why: Some(unreadable.error.to_string()) }),
+            decision: Decision::Remove(Removed::Named { why: Some(unreadable.error.to_string()), other: None }),
         }
     }
 
@@ -312,7 +312,8 @@ impl Planner<'_> {
             told.push(format!("{of} in {repository}: no backup of it is good, so none of it goes"));
         }
         for (_, planned) in group {
-            let ahead = kept(planned).into_iter().find(|reason| matches!(reason, Kept::Future { .. }));
+            let is_ahead = |reason: &Kept| matches!(reason, Kept::Future { .. } | Kept::EndsInFuture { .. });
+            let ahead = kept(planned).into_iter().find(is_ahead);
             told.extend(ahead.map(|why| format!("{} in {repository}: {why}", planned.stem)));
         }
         told
@@ -327,7 +328,9 @@ impl Planner<'_> {
             let stays = match decision {
                 Decision::Keep(reasons) => reasons
                     .into_iter()
-                    .filter(|reason| matches!(reason, Kept::Pinned(_) | Kept::Future { .. }))
+                    .filter(|reason| {
+                        matches!(reason, Kept::Pinned(_) | Kept::Future { .. } | Kept::EndsInFuture { .. })
+                    })
                     .collect(),
                 Decision::Remove(_) => Vec::new(),
             };
@@ -347,7 +350,10 @@ impl Planner<'_> {
             Entry::Unreadable(unreadable) => Planned::unreadable(unreadable),
             Entry::Backup(backup) => {
                 let why = backup.is_damaged().then(|| backup.shortcoming()).flatten();
-                Planned::of(backup, Decision::Remove(Removed::Named { why }))
+                let other =
+                    if why.is_none() { named::another_good(held, backup, &named.stems, self.now) } else { None };
+                let other = other.map(|other| other.stem.clone());
+                Planned::of(backup, Decision::Remove(Removed::Named { why, other }))
             }
         });
         planned.collect()

@@ -38,6 +38,9 @@ pub enum Kept {
     Future {
         started_at: DateTime<Utc>,
     },
+    EndsInFuture {
+        finished_at: DateTime<Utc>,
+    },
     /// Its database is no longer backed up; `since` is the time of the newest backup.
     Dropped {
         since: DateTime<Utc>,
@@ -51,8 +54,8 @@ pub enum Removed {
     Outlived { age_days: i64, newer: DumpStem },
     /// It is not good, and `newer` is.
     Bad { why: String, newer: DumpStem },
-    /// Its user named it; with what is wrong with it, if anything is.
-    Named { why: Option<String> },
+    /// Its user named it; with what is wrong with it, if anything is, or with another good one of its group.
+    Named { why: Option<String>, other: Option<DumpStem> },
     /// Its database is no longer backed up, and its user named that.
     Dropped { since: DateTime<Utc> },
 }
@@ -66,6 +69,7 @@ impl Decision {
     pub fn leans_on(&self) -> Option<&DumpStem> {
         match self {
             Self::Remove(Removed::Outlived { newer, .. } | Removed::Bad { newer, .. }) => Some(newer),
+            Self::Remove(Removed::Named { other, .. }) => other.as_ref(),
             _ => None,
         }
     }
@@ -100,6 +104,9 @@ impl fmt::Display for Kept {
             Self::Future { started_at } => {
                 write!(f, "it begins in the future, {}: is a clock wrong?", second(*started_at))
             }
+            Self::EndsInFuture { finished_at } => {
+                write!(f, "it ends in the future, {}: is a clock wrong?", second(*finished_at))
+            }
             Self::Dropped { since } => write!(f, "its database is not backed up since {}", second(*since)),
         }
     }
@@ -110,8 +117,8 @@ impl fmt::Display for Removed {
         match self {
             Self::Outlived { age_days, .. } => write!(f, "no rule keeps it, {age_days} days old"),
             Self::Bad { why, .. } => write!(f, "not good ({why}), and a newer one is"),
-            Self::Named { why: None } => f.write_str("named"),
-            Self::Named { why: Some(why) } => write!(f, "named, and not good ({why})"),
+            Self::Named { why: None, .. } => f.write_str("named"),
+            Self::Named { why: Some(why), .. } => write!(f, "named, and not good ({why})"),
             Self::Dropped { since } => {
                 write!(f, "its database is not backed up since {}, and named", second(*since))
             }

@@ -16,7 +16,7 @@ pub fn next_to_prove<'a>(candidates: &'a [Candidate], policy: &Policy, now: Date
         candidates.iter().zip(&decisions).filter(|(_, decision)| waits(decision)).map(|(one, _)| one).collect();
     let frees =
         |unproven: &&Candidate| waiting.iter().any(|old| old.group == unproven.group && old.order() < unproven.order());
-    let unproven = candidates.iter().filter(|one| one.standing == Standing::Unproven && one.started_at <= now);
+    let unproven = candidates.iter().filter(|one| one.standing == Standing::Unproven && one.ahead(now).is_none());
     unproven.filter(frees).max_by_key(|candidate| candidate.order())
 }
 

@@ -153,6 +153,16 @@ fn what_begins_in_the_future_stays_and_nothing_gives_way_to_it() {
 }
 
 #[test]
+fn what_ends_in_the_future_is_the_newest_of_nothing() {
+    let jumped = Candidate { finished_at: now() + TimeDelta::days(3650), ..good(3) };
+    let candidates = [good(0), good(1), good(2), jumped];
+    assert_eq!(kept_days(&candidates, &Policy { last: Some(2), ..EMPTY }), [0, 1, 3]);
+    let told = reasons(&candidates, &EMPTY);
+    assert_eq!(told[3], "kept: it ends in the future, 2035-02-27T02:00:00Z: is a clock wrong?");
+    assert!(told[0].starts_with("kept: it is the newest good one") && told[2].starts_with("removed"), "{told:?}");
+}
+
+#[test]
 fn a_database_that_is_no_longer_backed_up_is_left_alone() {
     let other = |days: i64| at("other", now() - TimeDelta::days(days), Standing::Good);
     let candidates = [good(10), good(11), other(0), other(1)];
@@ -355,7 +365,7 @@ fn every_decision_has_a_reason_and_pins_hold(case: &Case) -> Tested {
     for (one, decision) in case.history.iter().zip(&decisions) {
         prop_assert!(!decision.reasons().is_empty() && decision.reasons().iter().all(|reason| !reason.is_empty()));
         let held = one.keep.is_some_and(|keep| keep.holds(case.now))
-            || one.started_at > case.now
+            || one.ahead(case.now).is_some()
             || matches!(one.standing, Standing::Unknown(_))
             || case.dropped.since(&one.group).is_some()
             || case.policy.within.is_some_and(|within| case.now - one.started_at < within);
@@ -374,7 +384,7 @@ fn the_newest_good_of_each_group_stays(case: &Case) -> Tested {
     let kept = case.kept();
     for group in case.history.iter().map(|one| &one.group).collect::<BTreeSet<_>>() {
         let members = || case.history.iter().filter(|one| one.group == *group);
-        let good = || members().filter(|one| one.is_good() && one.started_at <= case.now);
+        let good = || members().filter(|one| one.counts(case.now));
         match good().max_by_key(|one| one.order()) {
             Some(newest) => prop_assert!(kept.contains(&newest.stem)),
             // Nothing of it goes.
@@ -470,7 +480,7 @@ fn a_clock_that_jumps_leaves_a_good_one(case: &Case) -> Tested {
         let jumped = Case { now: case.now + TimeDelta::days(days), ..case.clone() };
         the_newest_good_of_each_group_stays(&jumped)?;
         let kept = jumped.kept();
-        prop_assert!(case.history.iter().all(|one| one.started_at <= jumped.now || kept.contains(&one.stem)));
+        prop_assert!(case.history.iter().all(|one| one.ahead(jumped.now).is_none() || kept.contains(&one.stem)));
     }
     Ok(())
 }

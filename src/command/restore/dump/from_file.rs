@@ -5,6 +5,7 @@
 //! where it lies; everything else is decoded into a file without a name.
 
 mod lexer;
+mod members;
 mod script;
 
 use std::fs::File;
@@ -229,6 +230,7 @@ fn front_of_directory(path: &Path) -> Result<Front> {
 fn directory(options: &Options, path: &Path, name: String) -> Result<(Subject, Body)> {
     options.check_form(Form::Directory)?;
     let front = front_of_directory(path)?;
+    members::check(path)?;
     let map = &options.role_map;
     let folder = match map.is_empty() {
         // A name may begin with a dash.

@@ -64,6 +64,15 @@ impl Lexer {
         self.does_something
     }
 
+    /// Whether rows of a COPY are under way, which only `\.` ends.
+    pub fn is_in_data(&self) -> bool {
+        match &self.state {
+            State::DataRest => true,
+            State::Data(line) => !line.starts_with(b"\\."),
+            _ => false,
+        }
+    }
+
     /// The number of the line under way.
     pub fn line(&self) -> u64 {
         self.lines + 1

@@ -53,6 +53,11 @@ impl Script {
             return Err(Error::new(Kind::Verification, "the script has nothing but comments")
                 .hint("make a new dump, or use another copy"));
         }
+        // psql takes the end of the file for the end of the rows, and is content.
+        if self.lexer.is_in_data() {
+            return Err(Error::new(Kind::Verification, "the script ends early, among the rows of a table")
+                .hint("this script cannot be restored whole: make a new dump, or use another copy"));
+        }
         if String::from_utf8_lossy(&self.tail).contains(END) {
             return Ok(Vec::new());
         }
@@ -104,6 +109,19 @@ mod tests {
             assert_eq!(read("CREATE TABLE t ();", piece_bytes).unwrap().len(), 1);
         }
         assert!(read(&format!("--\n{OF_CLUSTER}\n--\n"), 9).is_err());
+    }
+
+    #[test]
+    fn rows_that_do_not_end_are_seen_without_the_last_line_of_pg_dump() {
+        let whole = "CREATE TABLE t (a text);\nCOPY t FROM stdin;\none\ntwo\n\\.\n";
+        for piece_bytes in [1, 5, 4096] {
+            assert_eq!(read(whole, piece_bytes).unwrap().len(), 1);
+            assert_eq!(read(whole.trim_end(), piece_bytes).unwrap().len(), 1);
+            for cut in 1..=6 {
+                let refused = read(&whole[..whole.len() - 2 - cut], piece_bytes).unwrap_err();
+                assert!(refused.to_string().contains("among the rows"), "{cut} {refused}");
+            }
+        }
     }
 
     #[test]
