@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use crate::error::{Doing, Error, Kind, Result};
@@ -45,8 +45,12 @@ pub struct Program {
     audience: Option<UnboundedSender<String>>,
     inherited: Option<Arc<File>>,
     preamble: Option<Vec<u8>>,
+    retelling: Option<Box<Retelling>>,
     kept: fn(&str) -> bool,
 }
+
+/// A line as it may be told on.
+type Retelling = dyn Fn(&str) -> String + Send + Sync;
 
 /// What a program reads after its preamble.
 enum Input {
@@ -65,6 +69,7 @@ impl Program {
             audience: None,
             inherited: None,
             preamble: None,
+            retelling: None,
             kept: |_| true,
         }
     }
@@ -91,6 +96,21 @@ impl Program {
     /// then: the audience knows which may be.
     pub fn heard_by(mut self, audience: UnboundedSender<String>) -> Self {
         self.audience = Some(audience);
+        self
+    }
+
+    /// Tells every line of standard error on as `retelling` has it, without a secret that what leads to the program
+    /// may show.
+    pub fn retold(mut self, retelling: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        self.retelling = Some(Box::new(retelling));
+        self
+    }
+
+    /// Neither logs nor keeps a line of standard error. For programs that print a secret: a script that shows what it does
+    /// shows that, too.
+    pub fn unheard(mut self) -> Self {
+        self.audience = Some(unbounded_channel().0);
+        self.kept = |_| false;
         self
     }
 
@@ -172,7 +192,7 @@ impl Program {
     /// live as long as the process, and never from a blocking thread.
     fn spawn(mut self, input: Input, stdout: Stdio) -> Result<Child> {
         let name = self.name();
-        let (audience, kept) = (self.audience.take(), self.kept);
+        let ear = Ear { audience: self.audience.take(), retelling: self.retelling.take(), kept: self.kept };
         let (stdin, fed) = match (self.preamble.take(), input) {
             (None, Input::Nothing) => (Stdio::null(), None),
             (None, Input::File(file)) => (Stdio::from(file), None),
@@ -190,8 +210,7 @@ impl Program {
             _ => Error::new(Kind::MissingProgram, format!("start {}", self.path.display())).because(source),
         })?;
         let said = Arc::new(Mutex::new(Said::default()));
-        let listener =
-            inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), audience, kept)));
+        let listener = inner.stderr.take().map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&said), ear)));
         let feeder = match (fed, inner.stdin.take()) {
             (Some((preamble, input)), Some(stdin)) => Some(tokio::spawn(feed(stdin, preamble, input))),
             _ => None,
@@ -392,12 +411,14 @@ async fn feed(mut stdin: ChildStdin, preamble: Vec<u8>, input: Input) {
     }
 }
 
-async fn listen(
-    stderr: ChildStderr,
-    said: Arc<Mutex<Said>>,
+/// Who hears what of a program's standard error.
+struct Ear {
     audience: Option<UnboundedSender<String>>,
+    retelling: Option<Box<Retelling>>,
     kept: fn(&str) -> bool,
-) {
+}
+
+async fn listen(stderr: ChildStderr, said: Arc<Mutex<Said>>, Ear { audience, retelling, kept }: Ear) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -407,9 +428,12 @@ async fn listen(
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        let mut text = String::from_utf8_lossy(&line).trim_end().to_owned();
         if text.is_empty() {
             continue;
+        }
+        if let Some(retelling) = &retelling {
+            text = retelling(&text);
         }
         match &audience {
             // It knows which lines may be logged. Nobody may be listening any more.
@@ -484,6 +508,16 @@ mod tests {
         assert_eq!(exit.stderr.last().unwrap(), "line 2999");
         assert!(exit.stderr.len() <= KEPT_LINES + 1);
         assert!(exit.stderr.iter().any(|line| line.contains("left out")));
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_hidden_in_what_a_program_says_and_one_that_prints_secrets_is_not_heard() {
+        let hidden = |line: &str| line.replace("hunter2", "…");
+        let exit = shell("echo told hunter2 >&2; exit 1").retold(hidden).spawn_quiet().unwrap().wait().await.unwrap();
+        assert_eq!(exit.stderr, ["told …"]);
+        let (out, exit) = shell("echo hunter2; echo hunter2 >&2; exit 1").unheard().output(100).await.unwrap();
+        assert_eq!((out.as_slice(), exit.stderr.len()), (&b"hunter2\n"[..], 0));
+        assert_eq!(exit.check().unwrap_err().to_string(), "sh ended with exit code 1");
     }
 
     #[tokio::test]

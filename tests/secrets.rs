@@ -3,6 +3,15 @@
 
 mod common;
 
+#[path = "secrets/commands.rs"]
+mod commands;
+#[path = "secrets/elsewhere.rs"]
+mod elsewhere;
+#[path = "secrets/remote.rs"]
+mod remote;
+#[path = "secrets/watched.rs"]
+mod watched;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};

@@ -36,8 +36,9 @@ const COMPLETE: &str = "PGKEEP_COMPLETE";
 const TO_CLEAN_UP: Duration = Duration::from_secs(10);
 
 pub fn main() -> ExitCode {
-    CompleteEnv::with_factory(Cli::command).var(COMPLETE).bin("pgkeep").completer("pgkeep").complete();
+    // Completions ask repositories, with keys in memory.
     harden();
+    CompleteEnv::with_factory(Cli::command).var(COMPLETE).bin("pgkeep").completer("pgkeep").complete();
     let words: Vec<_> = std::env::args_os().collect();
     let cli = match parse(&words) {
         Ok(cli) => cli,

@@ -9,6 +9,7 @@ mod endpoint;
 pub mod extra_options;
 mod values;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
@@ -55,6 +56,24 @@ const OUR_PREFIXES: [&str; 4] = ["BACKUP_", "OSS_", "RCLONE_", "PG_"];
 
 /// Backends of rclone are configured by variables of any name that begins so.
 const OF_RCLONE: &str = "RCLONE_CONFIG";
+
+/// What may stand in the environment and is for no reader of a log, ours or a program's that we start.
+const SECRETS: [&str; 7] = [
+    "PGPASSWORD",
+    "OSS_ACCESS_KEY_SECRET",
+    "OSS_SESSION_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "PGKEEP_IDENTITY",
+    "PGKEEP_PASSPHRASE",
+];
+
+/// `RCLONE_CONFIG_PASS`, `RCLONE_CONFIG_OSS_SECRET_ACCESS_KEY` and what other backends have; a path is no secret.
+fn is_secret_of_rclone(name: &str) -> bool {
+    const ENDINGS: [&str; 7] = ["PASS", "PASS2", "PASSWORD", "SECRET", "TOKEN", "SECRET_ACCESS_KEY", "KEY_PEM"];
+    let words = name.strip_prefix(OF_RCLONE).unwrap_or_default();
+    ENDINGS.iter().any(|ending| words.strip_suffix(ending).is_some_and(|rest| rest.ends_with('_')))
+}
 
 /// A configuration that is complete and free of contradictions.
 #[derive(Clone, Debug)]
@@ -204,8 +223,11 @@ impl EnvFile {
 
     /// What no log and no report may show, wherever a text comes from.
     pub fn secrets(&self) -> Vec<Secret> {
-        let names = ["PGPASSWORD", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN"];
-        names.iter().filter_map(|name| self.environment.get(name)).map(Secret::new).collect()
+        let secret = |(name, value): (&OsStr, &OsStr)| {
+            let (name, value) = (name.to_str()?, value.to_str()?);
+            (SECRETS.contains(&name) || is_secret_of_rclone(name)).then(|| Secret::new(value))
+        };
+        self.environment.iter().filter_map(secret).collect()
     }
 }
 

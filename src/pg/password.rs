@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::mpsc::unbounded_channel;
-
 use super::foreign;
 use crate::config::environment::Environment;
 use crate::config::private_file::{self, Readers};
@@ -43,9 +41,7 @@ async fn run(words: &[String], environment: &Environment) -> Result<Secret> {
         Error::new(Kind::Connect, what)
             .hint("run password_command by hand, as the user and in the environment of this run")
     };
-    // Nobody hears what it says, on standard error neither: a script that shows what it does shows the password.
-    let (audience, _) = unbounded_channel();
-    let program = foreign::program(words, environment, "password_command")?.heard_by(audience);
+    let program = foreign::program(words, environment, "password_command")?.unheard();
     let (output, exit) = tokio::time::timeout(PATIENCE, program.output(LIMIT_BYTES)).await.map_err(|_| {
         failed(format!("password_command of the instance said nothing within {} s", PATIENCE.as_secs()))
     })??;

@@ -103,7 +103,7 @@ impl Keyring {
                     .hint("it is the identity command of the repository; install it, or give its path")
             })?,
         };
-        let program = Program::new(path, self.environment.of_others()).args(arguments);
+        let program = Program::new(path, self.environment.of_others()).args(arguments).unheard();
         let (output, exit) = program.output(LIMIT_BYTES).await?;
         exit.check().map_err(|error| {
             Error::usage("run the identity command")

@@ -62,7 +62,7 @@ fn every_variable_of_the_document_is_read() {
         BACKUP_UPLOAD_TOOL=ossutil\nOSS_BUCKET=b-1\nOSS_PREFIX=/pg/x/\nOSS_ENDPOINT=https://oss-cn-beijing-internal.aliyuncs.com\n\
         OSS_ACCESS_KEY_ID=id\nOSS_ACCESS_KEY_SECRET=hunter3\nRCLONE_REMOTE=far\nRCLONE_PATH=/p/\n\
         BACKUP_ENV_FILE=/etc/db-backup.env\nBACKUP_REPORTS_DIR=/srv/reports\nBACKUP_ENABLED=true\nPGSSLMODE=require\n\
-        RCLONE_CONFIG_FAR_TYPE=sftp\nANYTHING=1\n";
+        RCLONE_CONFIG_FAR_TYPE=sftp\nRCLONE_CONFIG_FAR_PASS=hunter4\nANYTHING=1\n";
     let file = parse(text).unwrap();
     assert_eq!((file.server.host.as_str(), file.server.port), ("db.example.com", 6432));
     assert_eq!((file.server.database.as_str(), file.server.user.as_str()), ("shop 2", "dumper"));
@@ -78,7 +78,7 @@ fn every_variable_of_the_document_is_read() {
     for (name, value) in [("PGPASSWORD", "hunter2"), ("PGSSLMODE", "require"), ("RCLONE_CONFIG_FAR_TYPE", "sftp")] {
         assert_eq!(file.environment.get(name), Some(value));
     }
-    assert_eq!(file.secrets().iter().map(Secret::expose).collect::<Vec<_>>(), ["hunter2", "hunter3"]);
+    assert_eq!(file.secrets().iter().map(Secret::expose).collect::<Vec<_>>(), ["hunter3", "hunter2", "hunter4"]);
     assert!(!format!("{file:?}").contains("hunter"), "{file:?}");
     let rclone = parse(&text.replace("=ossutil", "=rclone")).unwrap();
     assert_eq!(rclone.remote, Some(Remote::Rclone { remote: "far".into(), path: "/p".into() }));

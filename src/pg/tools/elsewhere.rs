@@ -51,7 +51,9 @@ impl Prefix {
         told.push('\n');
         let shell = foreign::program(&self.words, &self.environment, "bin_prefix")?;
         let shell = shell.args(["sh", "-c", TAKE_CONNECTION, "pgkeep"]).arg(program);
-        Ok(shell.called(&called(program)).told_first(told.into_bytes()))
+        let password = connection.password().cloned();
+        let hidden = move |line: &str| password.as_ref().map_or_else(|| line.to_owned(), |it| it.blot_out(line));
+        Ok(shell.called(&called(program)).told_first(told.into_bytes()).retold(hidden))
     }
 }
 

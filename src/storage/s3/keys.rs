@@ -239,7 +239,7 @@ async fn of_command(words: &[String], environment: &Environment) -> Result<AwsKe
                 .hint("it is the credentials command of the repository; install it, or give its path")
         })?,
     };
-    let program = Program::new(path, environment.of_others()).args(arguments);
+    let program = Program::new(path, environment.of_others()).args(arguments).unheard();
     let (output, exit) = program.output(LIMIT_BYTES).await?;
     let ended = exit.check().doing(Kind::Storage, || "run the credentials command");
     ended.map_err(|error| error.hint("run it by hand, as the user and in the environment of this run"))?;
@@ -345,8 +345,9 @@ mod tests {
         assert_eq!(keys.access_key_id(), "vault--");
         let error = of_command(&["no-such-helper".to_owned()], &environment).await.unwrap_err();
         assert_eq!((error.kind, error.to_string().as_str()), (Kind::MissingProgram, "Missing command: no-such-helper"));
-        let error = of_command(&["false".to_owned()], &environment).await.unwrap_err();
-        assert!(error.to_string().starts_with("run the credentials command: false ended with exit code 1"), "{error}");
+        let words = ["sh", "-c", "echo hunter2 >&2; exit 1"].map(str::to_owned);
+        let error = of_command(&words, &environment).await.unwrap_err();
+        assert_eq!(error.to_string(), "run the credentials command: sh ended with exit code 1");
     }
 
     #[test]
