@@ -227,6 +227,22 @@ fn a_pause_of_others_is_left_alone() {
 }
 
 #[test]
+fn a_pause_that_others_began_during_the_dump_is_left_alone() {
+    let world = World::new();
+    let held = world.held(&[]);
+    world.standby.sql("postgres", "SELECT pg_wal_replay_resume()");
+    world.primary.sql("shop", "INSERT INTO big VALUES (-3, 'x')");
+    world.standby.follows(&world.primary);
+    world.standby.sql("postgres", "SELECT pg_wal_replay_pause()");
+    until("replay stands still", || world.replay() == "paused");
+    let outcome = held.let_go().succeeds();
+    assert!(outcome.stderr.contains("others paused replay anew"), "{}", outcome.transcript());
+    assert_eq!((world.replay().as_str(), world.notes()), ("paused", vec![]));
+    world.standby.sql("postgres", "SELECT pg_wal_replay_resume()");
+    world.goes_on();
+}
+
+#[test]
 fn of_two_runs_the_last_one_lets_replay_go_on() {
     let world = World::new();
     let first = world.held(&[]);

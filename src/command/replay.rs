@@ -23,9 +23,15 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long replay goes on where it held a lock, before it is paused again.
 const LET_GO: Duration = Duration::from_millis(500);
-/// How long anything may take that lets replay go on: a signal waits for it.
+/// How long anything may take that lets replay go on, or that is done at the gate: a signal waits for it.
 const RESUME_LIMIT: Duration = Duration::from_secs(10);
 const RESUME_TRIES: usize = 3;
+/// How long the gate is waited for: longer than anybody holds it whose standby does not answer, else replay of another
+/// one would not be let go on.
+const GATE_LIMIT: Duration = Duration::from_secs(10 * (2 * RESUME_TRIES as u64 + 1));
+
+/// Servers of this version and newer tell a pause that was asked for from one that has begun.
+const TELLS_WHETHER_PAUSED: u32 = 140_000;
 
 /// What to run where replay cannot be let go on from here.
 const RESUME_BY_HAND: &str = "let it go on there: SELECT pg_wal_replay_resume()";
@@ -106,8 +112,9 @@ impl Pause {
         target: &ConnectTarget,
     ) -> Result<std::result::Result<(), String>> {
         let gate = gate(context).await?;
-        let server = server_of(&session).await?;
-        let Some(seen) = replay::look(session.client(), session.server_version_num()).await? else {
+        let server = answered(server_of(&session)).await?;
+        let look = replay::look(session.client(), session.server_version_num());
+        let Some(seen) = answered(look).await? else {
             return Ok(Err("the standby has become a primary".to_owned()));
         };
         let runs = seen.state == ReplayState::Runs;
@@ -131,7 +138,7 @@ impl Pause {
         let held = self.held.insert(Held { session, target: target.clone(), server, note, since: None });
         if runs {
             tracing::info!("replay on the standby is asked to pause");
-            replay::pause(held.session.client()).await?;
+            answered(replay::pause(held.session.client())).await?;
         }
         Ok(Ok(()))
     }
@@ -178,13 +185,18 @@ impl Held {
             // A server that does not tell has stopped where it does not move.
             let stands = match seen.state {
                 ReplayState::Paused => true,
-                ReplayState::Asked if self.session.server_version_num() < 140_000 => before.as_ref() == Some(&seen),
+                ReplayState::Asked if self.session.server_version_num() < TELLS_WHETHER_PAUSED => {
+                    before.as_ref() == Some(&seen)
+                }
                 ReplayState::Asked => false,
                 ReplayState::Runs => return Err(Error::new(Kind::Tool, "others let it go on")),
             };
             if stands {
                 self.since.get_or_insert_with(Instant::now);
-                return self.note.stands_at(&gate(context).await?, seen.lsn);
+                // What does not tell may still end the record that it is at: a place that it then leaves would make the
+                // pause look like one of others, and nobody would end it.
+                let lsn = seen.lsn.filter(|_| self.session.server_version_num() >= TELLS_WHETHER_PAUSED);
+                return self.note.stands_at(&gate(context).await?, lsn);
             }
             if Instant::now() > deadline {
                 let why = format!("it did not stand still within {} s", PAUSE_LIMIT.as_secs());
@@ -213,7 +225,7 @@ impl Held {
             let error = match timeout(RESUME_LIMIT, self.resume()).await {
                 Ok(Ok(told)) => return Ok(told),
                 Ok(Err(error)) => error,
-                Err(_) => Error::new(Kind::Connect, "the standby does not answer"),
+                Err(_) => silent(),
             };
             if tries == RESUME_TRIES {
                 return Err(error);
@@ -237,6 +249,9 @@ impl Held {
             Some(Replay { state: ReplayState::Runs, .. }) => {
                 Ok(was_seen.then(|| "others let replay go on while the standby was dumped".to_owned()))
             }
+            Some(seen) if self.note.lsn().is_some_and(|lsn| seen.lsn.as_deref() != Some(lsn)) => {
+                Ok(Some("others paused replay anew while the standby was dumped: it is left so".to_owned()))
+            }
             Some(_) => {
                 replay::resume(self.session.client()).await?;
                 tracing::info!("replay on the standby goes on");
@@ -257,11 +272,11 @@ pub(super) async fn recover(context: &Context, session: &Session) -> Result<Opti
     if notes.is_empty() || notes.iter().any(|note| note.is_live) {
         return Ok(None);
     }
-    let seen = replay::look(session.client(), session.server_version_num()).await?;
+    let seen = answered(replay::look(session.client(), session.server_version_num())).await?;
     let ours = seen.and_then(|seen| notes.iter().find(|note| is_ours(note, &seen)));
     let mut told = None;
     if let Some(note) = ours {
-        replay::resume(session.client()).await.map_err(|error| error.hint(RESUME_BY_HAND))?;
+        answered(replay::resume(session.client())).await.map_err(|error| error.hint(RESUME_BY_HAND))?;
         told =
             Some(format!("replay on the standby had stood still since a run was killed ({}): it goes on", who(note)));
     }
@@ -356,7 +371,7 @@ async fn server_of(session: &Session) -> Result<ServerStart> {
 
 /// Waits for the gate, which others hold for moments.
 async fn gate(context: &Context) -> Result<PauseGate> {
-    let deadline = Instant::now() + RESUME_LIMIT * 4;
+    let deadline = Instant::now() + GATE_LIMIT;
     loop {
         if let Some(gate) = context.state.pause_gate()? {
             return Ok(gate);
@@ -366,6 +381,15 @@ async fn gate(context: &Context) -> Result<PauseGate> {
         }
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What is done at the gate, where others wait.
+async fn answered<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(RESUME_LIMIT, work).await.unwrap_or_else(|_| Err(silent()))
+}
+
+fn silent() -> Error {
+    Error::new(Kind::Connect, "the standby does not answer")
 }
 
 async fn connect(target: &ConnectTarget) -> Result<Session> {

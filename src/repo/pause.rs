@@ -191,6 +191,11 @@ impl HeldPause {
         &self.path
     }
 
+    /// Where replay was seen to stand.
+    pub fn lsn(&self) -> Option<&str> {
+        self.note.lsn.as_deref()
+    }
+
     /// Replay goes on, or is held by others.
     pub fn remove(self) -> Result<()> {
         remove(&self.path)

@@ -82,12 +82,12 @@ fn periods_without_a_backup_do_not_count() {
 
 #[test]
 fn of_two_in_an_hour_the_one_that_ended_later_stays() {
-    let long = Candidate { finished_at: now() + TimeDelta::hours(3), ..good(0) };
-    let short = at("shop", now() - TimeDelta::minutes(0), Standing::Good);
-    let short = Candidate { stem: DumpStem::new("shop", Stamp::of(now()), "db2"), ..short };
+    let long = good(1);
+    let long = Candidate { finished_at: long.started_at + TimeDelta::hours(3), ..long };
+    let short = Candidate { stem: DumpStem::new("shop", Stamp::of(long.started_at), "db2"), ..good(1) };
     let decisions = decided(&[long.clone(), short], &Policy { hourly: Some(1), ..EMPTY });
     assert!(!decisions[0].is_removal());
-    assert_eq!(decisions[1], outlived(0, &long));
+    assert_eq!(decisions[1], outlived(1, &long));
 }
 
 #[test]
