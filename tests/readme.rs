@@ -80,10 +80,14 @@ fn the_commands_of_the_readme_work() {
     here.sql("shop", "CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders SELECT generate_series(1, 1000)");
     there.create_database("crm");
     let workspace = Workspace::new();
+    let recipients = workspace.path("recipients");
+    std::fs::write(&recipients, "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj\n").unwrap();
     let elsewhere = |command: &str| {
         let socket = there.socket_dir().display();
         command
             .replace("/backups", workspace.repository().to_str().unwrap())
+            .replace("/sealed", workspace.path("sealed").to_str().unwrap())
+            .replace("/etc/pgkeep/recipients", recipients.to_str().unwrap())
             .replace("/mnt/second", workspace.path("second").to_str().unwrap())
             .replace("-h db2", &format!("-h {socket} -p {}", there.port()))
             .replace("new.example.com", &format!("/?host={socket}&port={}", there.port()))
