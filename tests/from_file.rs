@@ -264,7 +264,7 @@ fn a_dump_into_a_file_is_whole_or_not_there() {
     to(&other, &["--compress", "zstd:3"]).run().exits(2);
     to(Path::new("-"), &[]).run().exits(2);
     // What is about a repository or a second attempt is not passed over in silence.
-    for word in ["--lock-retry=1", "--no-pause-replay", "--split=5M"] {
+    for word in ["--lock-retry=1", "--split=5M"] {
         workspace.pgkeep(["dump", "-d", "shop", word, "--to-file"]).arg(&other).connecting_to(&cluster).run().exits(2);
     }
     workspace.pgkeep(["dump", "-d", "nowhere", "--to-file"]).arg(&other).connecting_to(&cluster).run().exits(3);

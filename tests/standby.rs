@@ -176,6 +176,16 @@ fn replay_goes_on_after_a_failure_and_a_signal() {
 }
 
 #[test]
+fn a_dump_into_a_file_pauses_replay_as_well() {
+    let world = World::new();
+    let dump = world.workspace.pgkeep(["dump", "-d", "shop", "--json", "--to-file"]);
+    let outcome = dump.arg(world.workspace.path("shop.dump")).connecting_to(&world.standby).run().succeeds();
+    let paused_seconds = &outcome.json()["items"][0]["replayPausedSeconds"];
+    assert!(paused_seconds.as_f64().is_some_and(|seconds| seconds > 0.0), "{}", outcome.transcript());
+    world.goes_on();
+}
+
+#[test]
 fn after_a_kill_the_next_dump_lets_replay_go_on() {
     let world = World::new();
     world.held(&[]).kill();

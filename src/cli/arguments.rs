@@ -162,11 +162,13 @@ Examples:
   pgkeep restore dump latest -d shop --into shop_copy \\
     --repo /backups --repo s3://offsite/pgkeep
   pgkeep restore dump latest -d shop --to-file shop.dump --repo /backups
-  pgkeep restore dump latest -d shop --into shop_copy --repo /backups --identity-file key.txt
+  pgkeep restore dump latest -d shop --into shop_copy \\
+    --repo /backups --identity-file key.txt
   pgkeep restore dump latest --instance site -d shop --to-instance spare
   pgkeep restore dump latest -d shop --into shop_copy --repo /backups --dry-run
   pgkeep restore dump latest -d shop --list --repo /backups
-  pgkeep restore dump latest -d shop -t public.orders --into-existing --repo /backups
+  pgkeep restore dump latest -d shop -t public.orders \\
+    --into-existing --repo /backups
   pgkeep restore dump latest -d shop --replace --repo /backups
   pgkeep restore dump --from-file old.sql.gz --into shop_2019
   pgkeep dump -d shop --to-file - | pgkeep restore dump --from-file - \\

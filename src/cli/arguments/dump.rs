@@ -49,7 +49,7 @@ pub struct DumpArgs {
     /// Write an archive of pg_dump to a new file, or to standard output with `-`, and store nothing in a repository
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::FilePath,
           conflicts_with_all = ["all", "all_instances", "repo", "format", "jobs", "split", "check", "threads",
-                                "no_globals", "new_lineage", "label", "keep", "lock_retry", "no_pause_replay", "dry_run"])]
+                                "no_globals", "new_lineage", "label", "keep", "lock_retry", "dry_run"])]
     pub to_file: Option<PathBuf>,
 
     /// Form of the dump: custom, directory, plain or tar, also c, d, p, t (default: custom)

@@ -8,7 +8,7 @@ use clap::Args;
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Encryption")]
 pub struct RecipientArgs {
-    /// Encrypt everything to this public key of age (age1…) or SSH ('ssh-ed25519 …', 'ssh-rsa …'); may be repeated, and
+    /// Encrypt everything to this public key of age ('age1...') or SSH ('ssh-ed25519 ...', 'ssh-rsa ...'); may be repeated, and
     /// each key opens all of it (default: the recipients of each repository in the configuration)
     #[arg(long, value_name = "KEY")]
     pub recipient: Vec<String>,

@@ -16,8 +16,9 @@ use crate::cli::completion::backup_ids;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  pgkeep prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --repo /backups
-  pgkeep prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --repo /backups --apply
+  pgkeep prune --keep-daily 7 --keep-weekly 4 --repo /backups
+  pgkeep prune --keep-daily 7 --keep-weekly 4 --keep-monthly 12 \\
+    --repo /backups --apply
   pgkeep prune --keep-last 3 --keep-within 14d -d shop --repo /backups
   pgkeep prune --all-instances --config /etc/pgkeep/fleet.toml
   pgkeep prune --id shop_20261120T020000Z_db1 --repo /backups

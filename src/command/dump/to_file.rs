@@ -6,15 +6,18 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use serde::Serialize;
 
 use super::archive::{command, with_hint, with_words};
 use super::source::Source;
-use super::{Context, Options, Plan, PlannedItem, plan};
+use super::{Context, Options, Plan, PlannedItem, plan, standby};
+use crate::command::replay::Pause;
 use crate::command::{Outcome, Status};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::progress::Unit;
@@ -39,6 +42,8 @@ pub struct FileItem {
     pub status: Status,
     pub duration_seconds: f64,
     pub plain_bytes: Option<u64>,
+    /// For how long replay stood still on the standby; `None` where it was not paused.
+    pub replay_paused_seconds: Option<f64>,
     pub warnings: Vec<String>,
     pub error: Option<Error>,
 }
@@ -71,10 +76,16 @@ pub async fn to_file(context: &Context, options: &Options, output: Output) -> Re
         status: Status::Ok,
         duration_seconds: 0.0,
         plain_bytes: None,
+        replay_paused_seconds: None,
         warnings: Vec::new(),
         error: None,
     };
-    match dump(context, options, &planned, output, &mut item.warnings).await {
+    let mut pause = Pause::new(&options.instance);
+    let dumped = dump(context, options, &planned, output, &mut pause, &mut item.warnings);
+    let done = AssertUnwindSafe(dumped).catch_unwind().await;
+    item.warnings.extend(pause.end(context).await);
+    item.replay_paused_seconds = pause.seconds();
+    match done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Ok(size_bytes) => item.plain_bytes = Some(size_bytes),
         Err(error) => {
             item.status = Status::Failed;
@@ -91,12 +102,14 @@ async fn dump(
     options: &Options,
     planned: &PlannedItem,
     output: Output,
+    pause: &mut Pause,
     warnings: &mut Vec<String>,
 ) -> Result<u64> {
     let mut unfinished = Unfinished::begin(output)?;
     let interrupt = &context.interrupt;
     let source = interrupt.guard(Source::connect(context, options, planned)).await?;
     warnings.extend(source.warnings.iter().cloned());
+    warnings.extend(interrupt.guard(standby::begin(context, options, &source, pause)).await?);
     let snapshot = interrupt.guard(source.snapshot()).await?;
     let program = command(options, &source, &snapshot)?;
     tracing::info!("{}", program.command_line());
