@@ -113,6 +113,15 @@ pub enum Input {
     Directory(PathBuf),
 }
 
+/// A file without a name, twice: to write it, and to keep it.
+pub fn scratch_file(scratch: &Path) -> Result<(File, File)> {
+    let make = || {
+        let file = tempfile::tempfile_in(scratch)?;
+        Ok::<_, std::io::Error>((file.try_clone()?, file))
+    };
+    make().doing(Kind::Storage, || format!("create a file in {scratch:?}"))
+}
+
 /// A custom archive whose roles get other names on the way to `output`.
 ///
 /// The front is kept until it is whole; then it is written anew, and everything behind it moves by the difference.

@@ -37,7 +37,7 @@ async fn stream(
     copy: &SourceCopy,
     form: Form,
 ) -> Result<Body, Unread> {
-    let (file, kept) = scratch_file(options).map_err(Unread::ForGood)?;
+    let (file, kept) = body::scratch_file(&options.scratch).map_err(Unread::ForGood)?;
     let task = context.monitor.task("read archive", Unit::Bytes, Some(copy.manifest.plain.size_bytes));
     let output = Output::new(file);
     let mapper = Mapper::new(output.attempt(), options.role_map.clone());
@@ -61,7 +61,7 @@ async fn stream(
 
 /// `psql` reads no gzip.
 async fn unzipped(options: &Options, mut packed: File) -> Result<Body> {
-    let (mut file, kept) = scratch_file(options)?;
+    let (mut file, kept) = body::scratch_file(&options.scratch)?;
     let unzip = move || {
         packed.rewind()?;
         std::io::copy(&mut flate2::read::MultiGzDecoder::new(packed), &mut file)
@@ -96,14 +96,4 @@ fn map_directory(path: &std::path::Path, options: &Options) -> Result<()> {
         .map_err(|_| Error::new(Kind::Verification, "read the table of contents: it does not end"))?;
     std::fs::write(&toc, front.with_roles(&options.role_map)?)
         .doing(Kind::Storage, || format!("write {}", toc.display()))
-}
-
-/// A file without a name, twice: to write it, and to keep it.
-fn scratch_file(options: &Options) -> Result<(File, File)> {
-    let scratch = &options.scratch;
-    let make = || {
-        let file = tempfile::tempfile_in(scratch)?;
-        Ok::<_, std::io::Error>((file.try_clone()?, file))
-    };
-    make().doing(Kind::Storage, || format!("create a file in {scratch:?}"))
 }

@@ -271,11 +271,8 @@ impl Pass<'_> {
             return Ok((kept.try_clone().doing(Kind::Storage, || "use the file")?, None));
         }
         plan::room(scratch, 1, "the decoded archive")?;
-        let make = || {
-            let file = tempfile::tempfile_in(scratch)?;
-            Ok::<_, std::io::Error>((file.try_clone()?, Some(file)))
-        };
-        make().doing(Kind::Storage, || format!("create a file in {scratch:?}"))
+        let (kept, written) = body::scratch_file(scratch)?;
+        Ok((kept, Some(written)))
     }
 
     fn each(&mut self, head: &[u8], rest: &mut dyn Read, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
